@@ -1,0 +1,76 @@
+import { z } from 'zod';
+
+const number = (least: number, most: number, usual: number) =>
+  z.coerce.number().pipe(z.int().min(least).max(most)).default(usual);
+
+const environment = z.object({
+  /** TCP port; 0 takes a free one. */
+  PORT: number(0, 65_535, 8080),
+  /** Address to listen on. */
+  HOST: z.string().min(1).default('127.0.0.1'),
+  /** postgres:// URL of a Postgres from 15 on; without it the embedded one runs. */
+  DATABASE_URL: z
+    .string()
+    .regex(/^(postgres|postgresql|socket):/, 'must be a postgres:// URL')
+    .optional(),
+  /** Where the embedded Postgres and the admin key live. */
+  TASKLANE_DATA_DIR: z.string().min(1).default('.tasklane'),
+  /** Secret of the admin; with the embedded database one is made where it is unset. */
+  TASKLANE_ADMIN_KEY: z.string().min(16, 'must have 16 characters at least').optional(),
+  /** ip:port under which other servers and workers know this one; HOST:PORT by default. */
+  TASKLANE_INSTANCE: z
+    .string()
+    .regex(/^\S{1,200}$/)
+    .optional(),
+  TASKLANE_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+  /** Largest request body. */
+  TASKLANE_MAX_BODY_BYTES: number(1024, 512 * 1024 * 1024, 10 * 1024 * 1024),
+  /** Connections to the database, besides two for listening and jobs. */
+  TASKLANE_MAX_CONNECTIONS: number(2, 200, 10),
+  /** Addresses (CIDRs, comma-separated) that callbacks may go to although they are private. */
+  TASKLANE_CALLBACK_ALLOW: z
+    .string()
+    .default('')
+    .transform((list) =>
+      list
+        .split(',')
+        .map((part) => part.trim())
+        .filter(Boolean),
+    ),
+});
+
+export type Config = Readonly<z.infer<typeof environment>>;
+
+/**
+ * The settings, from environment variables: the only place where they are read. An empty value counts as unset.
+ * Throws Error with one line a fault; an unknown TASKLANE_* is a fault, with the nearest known name as a suggestion.
+ */
+export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
+  const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''));
+  const known = Object.keys(environment.shape);
+  const faults = Object.keys(set)
+    .filter((name) => name.startsWith('TASKLANE_') && !known.includes(name))
+    .map((name) => `${name} is not a setting: did you mean ${nearest(name, known)}?`);
+  const parsed = environment.safeParse(set);
+  for (const issue of parsed.error?.issues ?? []) faults.push(`${issue.path.join('.')}: ${issue.message}`);
+  if (faults.length > 0 || !parsed.success) throw new Error(faults.join('\n'));
+  return Object.freeze(parsed.data);
+}
+
+function nearest(name: string, known: readonly string[]): string {
+  return known.reduce((best, candidate) => (distance(name, candidate) < distance(name, best) ? candidate : best));
+}
+
+/** Edits that turn one word into the other. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const change = (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next[j] = Math.min(change, (row[j] as number) + 1, (next[j - 1] as number) + 1);
+    }
+    row = next;
+  }
+  return row[b.length] as number;
+}

@@ -1,0 +1,63 @@
+import { isDataError } from './errors.ts';
+
+type Pending<Item, Result> = { item: Item; resolve(result: Result): void; reject(error: unknown): void };
+
+/**
+ * Group commit for callers of one operation: idle, an item is sent at once; busy, items collect until the call in flight returns,
+ * then all that waited go in one call, up to `maxItems` and 1 MiB. No timer, so nothing waits while the system is quiet.
+ * `run` gives a result an item, in order. When a call fails by its data it is split in halves, so that a bad item fails alone.
+ */
+export function createCoalescer<Item, Result>(options: {
+  run(items: Item[]): Promise<readonly Result[]>;
+  maxItems?: number;
+  /** How many of `maxItems` an item counts for; 1 by default. */
+  count?(item: Item): number;
+  bytes?(item: Item): number;
+}): (item: Item) => Promise<Result> {
+  const { run, maxItems = 500, count = () => 1, bytes = () => 0 } = options;
+  const maxBytes = 1 << 20;
+  let waiting: Pending<Item, Result>[] = [];
+  let busy = false;
+
+  const cut = () => {
+    let items = 0;
+    let size = 0;
+    let end = 0;
+    for (; end < waiting.length; end++) {
+      const { item } = waiting[end] as Pending<Item, Result>;
+      items += count(item);
+      size += bytes(item);
+      if (end > 0 && (items > maxItems || size > maxBytes)) break;
+    }
+    const batch = end === waiting.length ? waiting : waiting.slice(0, end);
+    waiting = end === waiting.length ? [] : waiting.slice(end);
+    return batch;
+  };
+
+  const send = async (batch: Pending<Item, Result>[]): Promise<void> => {
+    try {
+      const results = await run(batch.map((pending) => pending.item));
+      for (const [index, pending] of batch.entries()) pending.resolve(results[index] as Result);
+    } catch (error) {
+      if (batch.length === 1 || !isDataError(error)) {
+        for (const pending of batch) pending.reject(error);
+        return;
+      }
+      const middle = batch.length >> 1;
+      await send(batch.slice(0, middle));
+      await send(batch.slice(middle));
+    }
+  };
+
+  const drain = async () => {
+    busy = true;
+    while (waiting.length > 0) await send(cut());
+    busy = false;
+  };
+
+  return (item) =>
+    new Promise((resolve, reject) => {
+      waiting.push({ item, resolve, reject });
+      if (!busy) void drain();
+    });
+}

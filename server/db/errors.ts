@@ -1,0 +1,35 @@
+import { badRequest, TasklaneError, unavailable } from '../protocol/errors.ts';
+
+/** Lost or refused connections, a server that starts or stops, too many clients, a full disk: it may well work again soon. */
+const PASSING = /^(08...|53...|57P0[1-5]|25006|ECONN.*|EPIPE|ENOENT|ETIMEDOUT|EAI_AGAIN)$/;
+/** What only a payload can cause: JSON that Postgres refuses, text it can't store, nesting beyond its stack. */
+const BAD_DATA = /^(22P02|22P05|22021|54001|22032|22030)$/;
+/** Our own functions say which HTTP status their refusal is. */
+const OWN = /^TL(\d{3})$/;
+
+/** The error that a caller may see, for whatever the driver threw. */
+export function toTasklaneError(error: unknown): Error {
+  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
+    const code = (cause as { code?: unknown }).code;
+    if (typeof code === 'string') {
+      const own = OWN.exec(code);
+      if (own) return new TasklaneError(Number(own[1]), cause.message);
+      if (PASSING.test(code)) return unavailable(error);
+      if (BAD_DATA.test(code)) return badRequest(cause.message);
+    }
+    if (
+      /^(Backend|Connection)/.test(cause.name) ||
+      /[Cc]onnection (terminated|ended|error|timeout)|[Tt]imeout.*connect/.test(cause.message)
+    ) {
+      return unavailable(error);
+    }
+    // Slonik's own classes stand for a SQLSTATE that they do not carry.
+    if (cause.name === 'InvalidInputError') return badRequest(cause.message);
+  }
+  return error instanceof Error ? error : new Error(String(error));
+}
+
+/** Whether the fault lies in one of the items sent, so that the others may be tried without it. */
+export function isDataError(error: unknown): boolean {
+  return !(error instanceof TasklaneError) || error.status !== 503;
+}

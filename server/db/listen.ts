@@ -1,0 +1,70 @@
+import pg from 'pg';
+import type { Logger } from 'pino';
+
+const CHANNEL = 'tasklane';
+const CHECK_MS = 10_000;
+const ANSWER_MS = 5_000;
+const MAX_PAUSE_MS = 5_000;
+
+/**
+ * Hears what servers tell each other, on a connection of its own that it replaces for as long as it runs. `onReady` is
+ * called after every connect: what was said in between is lost, so look. A silent connection is found out by asking it.
+ */
+export function listen(
+  url: string,
+  log: Logger,
+  handlers: { onMessage(message: string): void; onReady(): void },
+): { stop(): Promise<void> } {
+  let client: pg.Client | undefined;
+  let timer: NodeJS.Timeout | undefined;
+  let failures = 0;
+  let stopped = false;
+
+  const connect = async () => {
+    const mine = new pg.Client({ connectionString: url, application_name: 'tasklane listen', keepAlive: true });
+    client = mine;
+    const lost = (error?: Error) => {
+      if (client !== mine || stopped) return;
+      client = undefined;
+      clearTimeout(timer);
+      void mine.end().catch(() => undefined);
+      const pause = Math.min(MAX_PAUSE_MS, 50 * 2 ** failures++) * (0.5 + Math.random() / 2);
+      log.warn({ error: error?.message, pause: Math.round(pause) }, 'lost the listening connection');
+      timer = setTimeout(connect, pause);
+    };
+    mine.on('error', lost);
+    mine.on('end', lost);
+    mine.on('notification', ({ payload }) => {
+      if (payload) handlers.onMessage(payload);
+    });
+    const check = async () => {
+      const late = setTimeout(() => lost(new Error('no answer')), ANSWER_MS);
+      try {
+        await mine.query('select 1');
+        if (client === mine && !stopped) timer = setTimeout(check, CHECK_MS);
+      } catch (error) {
+        lost(error as Error);
+      } finally {
+        clearTimeout(late);
+      }
+    };
+    try {
+      await mine.connect();
+      await mine.query(`listen ${CHANNEL}`);
+      failures = 0;
+      timer = setTimeout(check, CHECK_MS);
+      handlers.onReady();
+    } catch (error) {
+      lost(error as Error);
+    }
+  };
+  void connect();
+
+  return {
+    stop: async () => {
+      stopped = true;
+      clearTimeout(timer);
+      await client?.end().catch(() => undefined);
+    },
+  };
+}

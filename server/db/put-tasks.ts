@@ -1,0 +1,56 @@
+import type { Database } from './open.ts';
+
+export type NewTask = {
+  tenantId: number;
+  keyId: number | null;
+  queue: string | null;
+  endpoint: string;
+  level: number;
+  mode: 'callback' | 'blocking' | 'streaming';
+  priority: number;
+  /** Seconds. */
+  timeout: number;
+  callbackUrl: string | null;
+  traceId: string | null;
+  /** JSON, kept as it is written. */
+  data: string;
+};
+
+export type PutTask = {
+  id: string;
+  task_id: string;
+  lane: string;
+  rank: number;
+  /** Set when the task, or another of its group, was refused; then nothing of the group was put. */
+  code: string | null;
+  message: string | null;
+};
+
+const TYPES = [
+  ...['int[]', 'int[]', 'int[]', 'text[]', 'text[]', 'int[]', 'text[]', 'int[]', 'int[]', 'text[]', 'text[]', 'text[]'],
+  'int',
+];
+
+/** Puts groups of tasks in one transaction; a group stands or falls as a whole. Gives a row a task, in the order given. */
+export function putTasks(db: Database, groups: readonly (readonly NewTask[])[], instanceId: number) {
+  const tasks = groups.flat();
+  return db.call<PutTask>(
+    'put_tasks',
+    [
+      groups.flatMap((group, index) => group.map(() => index)),
+      tasks.map((task) => task.tenantId),
+      tasks.map((task) => task.keyId),
+      tasks.map((task) => task.queue),
+      tasks.map((task) => task.endpoint),
+      tasks.map((task) => task.level),
+      tasks.map((task) => task.mode),
+      tasks.map((task) => task.priority),
+      tasks.map((task) => task.timeout),
+      tasks.map((task) => task.callbackUrl),
+      tasks.map((task) => task.traceId),
+      tasks.map((task) => task.data),
+      instanceId,
+    ],
+    TYPES,
+  );
+}

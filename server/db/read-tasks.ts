@@ -1,0 +1,61 @@
+import { sql } from 'slonik';
+import type { Database } from './open.ts';
+
+export type TaskStatus = {
+  id: string;
+  task_id: string;
+  queue: string;
+  level: number;
+  status: string;
+  attempt: number;
+  response_mode: string;
+  endpoint: string;
+  ak: string;
+  tenant_id: number;
+  instance: string | null;
+  trace_id: string | null;
+  batch_id: string | null;
+  custom_id: string | null;
+  callback_url: string | null;
+  created_at: number;
+  expires_at: number;
+  taken_at: number | null;
+  completed_at: number | null;
+  data: string;
+  result: string | null;
+};
+
+/** Tasks with their state and payloads; unknown ids are absent. */
+export function readTasks(db: Database, ids: readonly string[]) {
+  return db.query<TaskStatus>(sql.unsafe`
+    select id, task_id, queue, level, status, attempt, response_mode, endpoint, ak, tenant_id, instance, trace_id, batch_id, custom_id,
+           callback_url, created_at, expires_at, taken_at, completed_at, data::text, result::text
+    from tasklane.task_status where id = any(${sql.array([...ids], 'int8')})`);
+}
+
+export type TaskFilter = {
+  tenantId: number | null;
+  queue: string | null;
+  level: number | null;
+  status: string | null;
+  after: string | null;
+  limit: number;
+  ascending: boolean;
+};
+
+/** Ids of tasks in order, newest first unless `ascending`. */
+export async function listTasks(db: Database, filter: TaskFilter): Promise<string[]> {
+  const rows = await db.call<{ list_tasks: string }>(
+    'list_tasks',
+    [filter.tenantId, filter.queue, filter.level, filter.status, filter.after, filter.limit, filter.ascending],
+    ['int', 'text', 'int', 'text', 'bigint', 'int', 'boolean'],
+  );
+  return rows.map((row) => row.list_tasks);
+}
+
+export type Ending = { id: string; outcome: string; status_code: number; body: string | null; envelope: string };
+
+/** How tasks ended; those that have not are absent. */
+export function readEndings(db: Database, ids: readonly string[]) {
+  return db.call<Ending>('read_endings', [ids], ['bigint[]']);
+}

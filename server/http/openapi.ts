@@ -1,0 +1,60 @@
+import { z } from 'zod';
+import type { Route } from './route.ts';
+
+/** The OpenAPI 3.1 description of the routes, made from what they validate. */
+export function openApi(routes: readonly Route[]) {
+  const paths: Record<string, Record<string, unknown>> = {};
+  for (const one of routes) {
+    const path = one.path.replaceAll(/:(\w+)/g, '{$1}');
+    const names = [...one.path.matchAll(/:(\w+)/g)].map((match) => match[1] as string);
+    const parameters: unknown[] = names.map((name) => ({
+      name,
+      in: 'path',
+      required: true,
+      schema: { type: 'string' },
+    }));
+    if (one.query) {
+      const { properties = {} } = z.toJSONSchema(one.query, { io: 'input', unrepresentable: 'any' });
+      for (const [name, schema] of Object.entries(properties)) parameters.push({ name, in: 'query', schema });
+    }
+    paths[path] ??= {};
+    paths[path][one.method] = {
+      summary: one.summary,
+      description: `Roles: ${[...one.roles, 'admin'].join(', ')}`,
+      ...(parameters.length > 0 && { parameters }),
+      ...(one.body && {
+        requestBody: {
+          required: true,
+          content: {
+            'application/json': { schema: z.toJSONSchema(one.body, { io: 'input', unrepresentable: 'any' }) },
+          },
+        },
+      }),
+      responses: {
+        '2XX': { description: 'done' },
+        default: { description: 'refused', content: { 'application/json': { schema: ERROR } } },
+      },
+    };
+  }
+  return {
+    openapi: '3.1.0',
+    info: { title: 'Tasklane', version: '0.1.0', license: { name: 'MIT' } },
+    components: { securitySchemes: { key: { type: 'http', scheme: 'bearer' } } },
+    security: [{ key: [] }],
+    paths,
+  };
+}
+
+const ERROR = {
+  type: 'object',
+  required: ['code', 'message', 'timestamp'],
+  properties: {
+    code: { type: 'integer' },
+    message: { type: 'string' },
+    timestamp: { type: 'integer', description: 'epoch milliseconds' },
+    details: {
+      type: 'array',
+      items: { type: 'object', properties: { path: { type: 'string' }, message: { type: 'string' } } },
+    },
+  },
+};

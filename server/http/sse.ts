@@ -1,0 +1,37 @@
+import { once } from 'node:events';
+import type { Response } from 'express';
+
+const KEEP_ALIVE_MS = 15_000;
+
+/** Opens an event stream: headers go out at once, and a comment every 15 s keeps proxies from closing a quiet one. */
+export function openSse(res: Response, headers: Record<string, string>) {
+  res.writeHead(200, {
+    'Content-Type': 'text/event-stream; charset=utf-8',
+    'Cache-Control': 'no-cache',
+    'X-Accel-Buffering': 'no',
+    ...headers,
+  });
+  res.flushHeaders();
+  const timer = setInterval(() => res.write(':\n\n'), KEEP_ALIVE_MS);
+  res.on('close', () => clearInterval(timer));
+  return {
+    /** Writes an event; `data` is JSON without line breaks. Resolves when a slow reader has caught up. */
+    async send(event: { id?: string; name: string; data: string }): Promise<void> {
+      const id = event.id === undefined ? '' : `id:${event.id}\n`;
+      if (!res.write(`${id}event:${event.name}\ndata:${event.data}\n\n`) && !res.destroyed) {
+        await Promise.race([once(res, 'drain'), once(res, 'close')]);
+      }
+    },
+    end: () => res.end(),
+  };
+}
+
+/** Aborts when the client goes away before its answer is written. */
+export function hangUp(res: Response): AbortSignal {
+  const controller = new AbortController();
+  res.on('close', () => {
+    if (!res.writableFinished) controller.abort();
+  });
+  if (res.destroyed) controller.abort();
+  return controller.signal;
+}

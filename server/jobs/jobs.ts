@@ -1,0 +1,86 @@
+import { Logger as JobLogger, run, type TaskList } from 'graphile-worker';
+import type { Logger } from 'pino';
+import type { AddressRule } from '../callbacks/address.ts';
+import { deliverCallbacks } from '../callbacks/deliver.ts';
+import { nextCallbackAt } from '../db/callbacks.ts';
+import type { EndedTask } from '../db/end-tasks.ts';
+import type { Database } from '../db/open.ts';
+import { foldTallies, makePartitions } from '../db/upkeep.ts';
+import { expireOverdue } from '../tasks/expire-overdue.ts';
+
+const FOLD_MS = 5000;
+const CRONTAB = `
+* * * * * expire
+* * * * * deliver_callbacks
+0 * * * * make_partitions
+`;
+
+/** Starts graphile-worker with what happens in the background. Its jobs may run on any server, and again after a crash. */
+export async function startJobs(deps: {
+  db: Database;
+  url: string;
+  rule: AddressRule;
+  log: Logger;
+  onExpired(ended: readonly EndedTask[]): void;
+}) {
+  const { db, url, rule, log, onExpired } = deps;
+
+  const taskList: TaskList = {
+    expire: () => expireOverdue(db, onExpired),
+    make_partitions: () => makePartitions(db),
+    async deliver_callbacks(_payload, { addJob }) {
+      await deliverCallbacks({ db, rule, log });
+      const next = await nextCallbackAt(db);
+      if (next !== undefined) {
+        await addJob('deliver_callbacks', {}, { jobKey: 'deliver_callbacks_later', runAt: new Date(next) });
+      }
+    },
+  };
+
+  const runner = await run({
+    connectionString: url,
+    taskList,
+    crontab: CRONTAB,
+    concurrency: 4,
+    maxPoolSize: 4,
+    noHandleSignals: true,
+    logger: new JobLogger(
+      () => (level, message) =>
+        log[level === 'warning' ? 'warn' : level === 'info' ? 'debug' : level]({ jobs: true }, message),
+    ),
+  });
+  const ended = runner.promise.catch((error: unknown) => log.error({ err: error }, 'the background jobs stopped'));
+
+  const folding = setInterval(
+    () => void foldTallies(db).catch((error) => log.warn({ err: error }, 'could not add up the counts')),
+    FOLD_MS,
+  );
+
+  let asking = false;
+  let again = false;
+  const askForDelivery = async () => {
+    if (asking) {
+      again = true;
+      return;
+    }
+    asking = true;
+    do {
+      again = false;
+      // Every minute the crontab asks as well, so what is lost here is only late.
+      await runner
+        .addJob('deliver_callbacks', {}, { jobKey: 'deliver_callbacks' })
+        .catch((error) => log.warn({ err: error }, 'could not ask for callbacks to be delivered'));
+    } while (again);
+    asking = false;
+  };
+
+  return {
+    /** There are callbacks to deliver. */
+    onCallbacks: () => void askForDelivery(),
+    async stop(): Promise<void> {
+      clearInterval(folding);
+      await runner.stop().catch(() => undefined);
+      await ended;
+    },
+  };
+}

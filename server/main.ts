@@ -1,0 +1,127 @@
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { hostname } from 'node:os';
+import { createApp } from './app.ts';
+import { adminKeyIn } from './auth/admin-key.ts';
+import { createAuth } from './auth/auth.ts';
+import { createAddressRule } from './callbacks/address.ts';
+import { type Config, loadConfig } from './config.ts';
+import { startEmbeddedPostgres } from './db/embedded.ts';
+import { migrate } from './db/migrate.ts';
+import { openDatabase } from './db/open.ts';
+import { makePartitions } from './db/upkeep.ts';
+import { startJobs } from './jobs/jobs.ts';
+import { createLogger } from './observe/logger.ts';
+import { startTasks } from './tasks/tasks.ts';
+import { attachEventBus } from './ws/event-bus.ts';
+
+/** SIGTERM gives clients that wait this long; systemd and Kubernetes kill after 30 s. */
+const DRAIN_MS = 25_000;
+
+async function main(): Promise<void> {
+  const config = loadConfig();
+  const log = createLogger(config.TASKLANE_LOG_LEVEL);
+  const stops: (() => Promise<void> | void)[] = [];
+  const stopAll = async () => {
+    for (const stop of stops.reverse()) await stop();
+    stops.length = 0;
+  };
+  const stopping = new AbortController();
+  let stopped: Promise<void> | undefined;
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (stopped) process.exit(1);
+    log.info({ signal }, 'stopping');
+    stopping.abort();
+    stopped = stopAll().then(
+      () => process.exit(0),
+      (error) => {
+        log.error({ err: error }, 'could not stop cleanly');
+        process.exit(1);
+      },
+    );
+  };
+  process.on('SIGTERM', onSignal);
+  process.on('SIGINT', onSignal);
+
+  try {
+    await start(config, log, stops, stopping.signal);
+  } catch (error) {
+    await stopAll();
+    throw error;
+  }
+}
+
+async function start(
+  config: Config,
+  log: ReturnType<typeof createLogger>,
+  stops: (() => Promise<void> | void)[],
+  stopping: AbortSignal,
+): Promise<void> {
+  let url = config.DATABASE_URL;
+  let adminKey = config.TASKLANE_ADMIN_KEY;
+  if (url === undefined) {
+    const dataDir = config.TASKLANE_DATA_DIR;
+    const embedded = await startEmbeddedPostgres({ dataDir, owner: `http://${config.HOST}:${config.PORT}`, log });
+    stops.push(embedded.stop);
+    url = embedded.url;
+    if (adminKey === undefined) {
+      const made = await adminKeyIn(dataDir);
+      adminKey = made.key;
+      process.stdout.write(`admin key: ${made.path}\n`);
+    }
+  } else if (adminKey === undefined) {
+    log.warn('TASKLANE_ADMIN_KEY is not set: only keys that are in the database already can be used');
+  }
+  const applied = await migrate(url);
+  if (applied.length > 0) log.info({ applied }, 'brought the database up to date');
+
+  const db = await openDatabase(url, { maxConnections: config.TASKLANE_MAX_CONNECTIONS });
+  stops.push(db.close);
+  await makePartitions(db);
+
+  const server = createServer({ keepAliveTimeout: 72_000, headersTimeout: 80_000, noDelay: true });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(config.PORT, config.HOST, 4096, resolve);
+  });
+  const { port } = server.address() as AddressInfo;
+  const wildcard = config.HOST === '0.0.0.0' || config.HOST === '::';
+  const instance = config.TASKLANE_INSTANCE ?? `${wildcard ? hostname() : config.HOST}:${port}`;
+
+  const auth = await createAuth(db, adminKey);
+  let onCallbacks: () => void = () => undefined;
+  const tasks = await startTasks({
+    db,
+    url,
+    instance,
+    log,
+    onCallbacks: () => onCallbacks(),
+    onKeysChanged: auth.forget,
+  });
+  stops.push(tasks.stop);
+  const rule = createAddressRule({
+    allow: config.TASKLANE_CALLBACK_ALLOW,
+    allowLoopback: config.DATABASE_URL === undefined,
+  });
+  const jobs = await startJobs({ db, url, rule, log, onExpired: tasks.end.swept });
+  stops.push(jobs.stop);
+  onCallbacks = jobs.onCallbacks;
+
+  const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
+  const app = createApp({ db, tasks, auth, rule, log, instance, maxBodyBytes, onCallbacks, stopping });
+  const bus = attachEventBus(server, { auth, tasks, log, maxBodyBytes });
+  server.on('request', app);
+  stops.push(async () => {
+    bus.stop();
+    const closed = new Promise((resolve) => server.close(resolve));
+    const late = setTimeout(() => server.closeAllConnections(), DRAIN_MS);
+    await closed;
+    clearTimeout(late);
+  });
+  process.stdout.write(`tasklane listening on http://${config.HOST}:${port}\n`);
+}
+
+main().catch((error: Error) => {
+  process.stderr.write(`tasklane: ${error.message}\n`);
+  process.exit(1);
+});

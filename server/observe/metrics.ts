@@ -1,0 +1,44 @@
+import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
+import type { Database } from '../db/open.ts';
+import { readLaneStats } from '../db/queues.ts';
+
+/** Prometheus metrics: the process's own, and every lane's counts as the database has them when they are asked for. */
+export function createMetrics(db: Database) {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  const labelNames = ['queue', 'level'];
+  const tasks = new Gauge({
+    name: 'tasklane_tasks',
+    help: 'Tasks that have not ended, by state',
+    labelNames: [...labelNames, 'state'],
+    registers: [registry],
+  });
+  const oldest = new Gauge({
+    name: 'tasklane_oldest_waiting_seconds',
+    help: 'Age of the oldest waiting task',
+    labelNames,
+    registers: [registry],
+  });
+  const put = new Counter({ name: 'tasklane_put_total', help: 'Tasks ever put', labelNames, registers: [registry] });
+  const ended = new Counter({
+    name: 'tasklane_ended_total',
+    help: 'Tasks that ever ended',
+    labelNames,
+    registers: [registry],
+  });
+
+  return {
+    async render(): Promise<{ contentType: string; text: string }> {
+      for (const metric of [tasks, oldest, put, ended]) metric.reset();
+      for (const lane of await readLaneStats(db)) {
+        const labels = { queue: lane.queue, level: lane.level };
+        for (const state of ['waiting', 'deferred', 'running'] as const) tasks.set({ ...labels, state }, lane[state]);
+        oldest.set(labels, (lane.oldest_waiting_ms ?? 0) / 1000);
+        put.inc(labels, lane.total_put_cnt);
+        ended.inc(labels, lane.total_completed_cnt);
+      }
+      return { contentType: registry.contentType, text: await registry.metrics() };
+    },
+  };
+}
+export type Metrics = ReturnType<typeof createMetrics>;

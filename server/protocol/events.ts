@@ -1,0 +1,27 @@
+import { z } from 'zod';
+import { shortText } from './names.ts';
+import { resultBody } from './tasks.ts';
+
+/** Written into a line of an event stream. */
+const oneLine = (max: number) => shortText(max).refine((text) => !/[\r\n]/.test(text), 'must be one line');
+const attempt = z.int().min(1).nullish();
+
+export const busEvent = z.discriminatedUnion('name', [
+  z.object({
+    name: z.literal('task-progress-event'),
+    payload: z.object({
+      taskId: z.string(),
+      eventId: z.union([oneLine(256), z.int().transform(String)]).nullish(),
+      eventName: oneLine(128)
+        .min(1)
+        .refine((name) => name !== 'completion' && name !== 'error', 'completion and error are reserved'),
+      eventData: z.unknown(),
+      attempt,
+    }),
+  }),
+  z.object({
+    name: z.literal('task-completion-event'),
+    payload: z.object({ taskId: z.string(), result: resultBody, attempt }),
+  }),
+]);
+export type BusEvent = z.infer<typeof busEvent>;

@@ -1,0 +1,21 @@
+import { z } from 'zod';
+
+const RESERVED = new Set(['put', 'puts', 'take', 'complete', 'register', 'events', 'eventbus', 'heartbeat']);
+
+export const queueName = z
+  .string()
+  .regex(/^[A-Za-z0-9_-]{1,64}$/, 'a queue name has 1 to 64 letters, digits, dashes or underscores')
+  .refine((name) => !RESERVED.has(name) && !name.startsWith('TASK-'), 'this name is reserved');
+
+export const laneName = z
+  .string()
+  .regex(/^[A-Za-z0-9_-]{1,64}:\d{1,2}$/, 'write queue:level, with a level from 0 to 99');
+export const endpointName = z.string().min(1).max(256);
+export const modelName = z.string().min(1).max(256);
+export const level = z.int().min(0).max(99);
+/** A Postgres `text` can't hold NUL. */
+export const shortText = (max: number) =>
+  z
+    .string()
+    .max(max)
+    .refine((text) => !text.includes('\0'), 'must not contain a NUL character');

@@ -1,0 +1,106 @@
+import { z } from 'zod';
+import { endpointName, laneName, level, queueName, shortText } from './names.ts';
+
+export const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'] as const;
+export const STATUSES = [
+  'waiting',
+  'deferred',
+  'running',
+  'succeeded',
+  'failed',
+  'dead',
+  'expired',
+  'cancelled',
+] as const;
+const MAX_TAKE = 1000;
+export const MAX_PUTS = 1000;
+
+const PRIORITIES = { low: 1, normal: 5, high: 10, critical: 15 } as const;
+const priority = z.union([
+  z.int().min(0).max(100),
+  z.enum(['low', 'normal', 'high', 'critical']).transform((name) => PRIORITIES[name]),
+]);
+
+/** Seconds: what a mode gets without a `timeout`, and the most it may ask for. */
+const TIMEOUTS = {
+  callback: { usual: 86_400, most: 2_592_000 },
+  blocking: { usual: 300, most: 600 },
+  streaming: { usual: 300, most: 600 },
+} as const;
+
+export const putBody = z
+  .object({
+    queue: z.string().nullish(),
+    endpoint: endpointName,
+    level: level.default(0),
+    data: z.looseObject({}),
+    response_mode: z.enum(['callback', 'blocking', 'streaming']).default('callback'),
+    callback_url: shortText(2048).nullish(),
+    timeout: z.int().min(1).max(TIMEOUTS.callback.most).nullish(),
+    trace_id: shortText(128).nullish(),
+    priority: priority.default(PRIORITIES.normal),
+  })
+  .superRefine((put, context) => {
+    const { most } = TIMEOUTS[put.response_mode];
+    if (put.timeout != null && put.timeout > most) {
+      context.addIssue({
+        code: 'custom',
+        path: ['timeout'],
+        message: `at most ${most} seconds for ${put.response_mode}`,
+      });
+    }
+  })
+  .transform((put) => ({ ...put, timeout: put.timeout ?? TIMEOUTS[put.response_mode].usual }));
+export type PutBody = z.infer<typeof putBody>;
+
+export const putsBody = z.object({
+  tasks: z
+    .array(
+      putBody.refine((put) => put.response_mode === 'callback', {
+        path: ['response_mode'],
+        message: 'puts takes callback tasks only',
+      }),
+    )
+    .min(1)
+    .max(MAX_PUTS),
+});
+
+export const takeBody = z.object({
+  queues: z.array(laneName).min(1).max(1000),
+  size: z.int().min(1).max(MAX_TAKE),
+  strategy: z.enum(STRATEGIES).default('fifo'),
+  endpoint: endpointName.nullish(),
+  wait: z.number().min(0).max(60).default(0),
+  lease_seconds: z.int().min(1).max(86_400).nullish(),
+  process_timeout: z.int().min(1).max(86_400).nullish(),
+  process_max_retries: z.int().min(-1).nullish(),
+  min_age_seconds: z.int().min(0).max(2_592_000).default(0),
+  worker: z.looseObject({ id: shortText(200).min(1) }).nullish(),
+});
+export type TakeBody = z.infer<typeof takeBody>;
+
+const attempt = z.int().min(1).nullish();
+const answer = {
+  status_code: z.int().min(200).max(599),
+  request_id: shortText(256).nullish(),
+  body: z.unknown().refine((body) => body !== undefined, 'is missing'),
+  attempt,
+};
+export const completeBody = z.object(answer);
+export const completesBody = z.object({
+  results: z
+    .array(z.object({ task_id: z.string(), ...answer }))
+    .min(1)
+    .max(MAX_TAKE),
+});
+export const resultBody = z.object(answer).omit({ attempt: true });
+
+export const listQuery = z.object({
+  queue: queueName.optional(),
+  level: z.coerce.number().pipe(level).optional(),
+  status: z.enum(STATUSES).optional(),
+  batch_id: z.string().optional(),
+  after: z.string().optional(),
+  limit: z.coerce.number().pipe(z.int().min(1).max(1000)).default(20),
+  order: z.enum(['asc', 'desc']).default('desc'),
+});

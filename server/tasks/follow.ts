@@ -1,0 +1,104 @@
+import { createCoalescer } from '../db/coalesce.ts';
+import { readEvents, type StoredEvent } from '../db/events.ts';
+import type { Database } from '../db/open.ts';
+import { type Ending, readEndings } from '../db/read-tasks.ts';
+import type { Answered, Watchers } from './watchers.ts';
+
+const READ_AT_ONCE = 500;
+/** Events that came in while the reader was slow are dropped from memory and read from the database later. */
+const MAX_FRESH = 100;
+
+export function createFollow(db: Database, watchers: Watchers) {
+  const read = createCoalescer<{ id: string; seq: number }, StoredEvent[]>({
+    async run(after) {
+      const unique = [...new Map(after.map((one) => [`${one.id} ${one.seq}`, one])).values()];
+      const rows = await readEvents(db, unique, READ_AT_ONCE);
+      const byTask = Map.groupBy(rows, (row) => row.id);
+      return after.map((one) => (byTask.get(one.id) ?? []).filter((row) => row.seq > one.seq));
+    },
+  });
+  const readEnding = createCoalescer<string, Ending | undefined>({
+    async run(ids) {
+      const endings = new Map((await readEndings(db, ids)).map((ending) => [ending.id, ending]));
+      return ids.map((id) => endings.get(id));
+    },
+  });
+
+  /** How a task that was put just now ended, as soon as it has; undefined when `signal` aborts first. */
+  const untilEnd = (id: string, signal: AbortSignal): Promise<Answered | undefined> =>
+    new Promise((resolve) => {
+      const unwatch = watchers.watch(id, { ended: done, progressed() {} });
+      signal.addEventListener('abort', () => done(undefined), { once: true });
+      function done(how: Answered | undefined) {
+        unwatch();
+        resolve(how);
+      }
+    });
+
+  /** A task's events after a number, each once and in order, and at last how it ended. Ends early when `signal` aborts. */
+  async function* follow(
+    id: string,
+    after: number,
+    signal: AbortSignal,
+  ): AsyncGenerator<{ event: StoredEvent } | { ending: Ending }> {
+    let cursor = after;
+    let look = true;
+    let ended = false;
+    let fresh: StoredEvent[] = [];
+    let wake: (() => void) | undefined;
+    const rouse = () => wake?.();
+    const unwatch = watchers.watch(id, {
+      ended() {
+        ended = true;
+        rouse();
+      },
+      progressed(event) {
+        if (event && fresh.length < MAX_FRESH) fresh.push(event);
+        else look = true;
+        rouse();
+      },
+    });
+    signal.addEventListener('abort', rouse);
+    try {
+      if ((await readEnding(id)) !== undefined) ended = true;
+      while (!signal.aborted) {
+        if (look || ended) {
+          const last = ended;
+          look = false;
+          fresh = [];
+          const rows = await read({ id, seq: cursor });
+          for (const event of rows) {
+            yield { event };
+            cursor = event.seq;
+          }
+          if (rows.length === READ_AT_ONCE) look = true;
+          else if (last) {
+            const ending = await readEnding(id);
+            if (ending) yield { ending };
+            return;
+          }
+          continue;
+        }
+        const event = fresh.shift();
+        if (event) {
+          if (event.seq > cursor + 1) look = true;
+          else if (event.seq === cursor + 1) {
+            yield { event };
+            cursor = event.seq;
+          }
+          continue;
+        }
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          if (look || ended || fresh.length > 0 || signal.aborted) resolve();
+        });
+        wake = undefined;
+      }
+    } finally {
+      unwatch();
+      signal.removeEventListener('abort', rouse);
+    }
+  }
+
+  return { follow, untilEnd };
+}

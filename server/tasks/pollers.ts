@@ -1,0 +1,77 @@
+type Poller = { lanes: readonly string[]; sequential: boolean; woken: boolean; wake: (() => void) | undefined };
+
+/** Longest sleep without a look, since a wake-up can be lost. */
+const LOOK_MS = 1000;
+
+/** Takes that found nothing and wait for work in their lanes. */
+export function createPollers() {
+  const byLane = new Map<string, Set<Poller>>();
+
+  const rouse = (poller: Poller) => {
+    poller.woken = true;
+    poller.wake?.();
+  };
+
+  return {
+    /** Joins before its first look, so that work that comes between the look and the sleep is not missed. */
+    join(lanes: readonly string[], sequential: boolean) {
+      const poller: Poller = { lanes, sequential, woken: false, wake: undefined };
+      for (const lane of lanes) {
+        const there = byLane.get(lane);
+        if (there) there.add(poller);
+        else byLane.set(lane, new Set([poller]));
+      }
+      return {
+        looking() {
+          poller.woken = false;
+        },
+        /** Until there may be work, `untilMs` (performance.now) has come, or `signal` aborts. */
+        sleep(untilMs: number, signal: AbortSignal): Promise<void> {
+          if (poller.woken || signal.aborted) return Promise.resolve();
+          return new Promise((resolve) => {
+            const done = () => {
+              poller.wake = undefined;
+              clearTimeout(timer);
+              signal.removeEventListener('abort', done);
+              resolve();
+            };
+            const timer = setTimeout(done, Math.max(0, Math.min(LOOK_MS, untilMs - performance.now())));
+            poller.wake = done;
+            signal.addEventListener('abort', done);
+          });
+        },
+        leave() {
+          for (const lane of lanes) {
+            const there = byLane.get(lane);
+            there?.delete(poller);
+            if (there?.size === 0) byLane.delete(lane);
+          }
+        },
+      };
+    },
+
+    /** `count` tasks came to wait in a lane: wakes as many, who came first first. */
+    wake(lane: string, count: number): void {
+      let left = count;
+      for (const poller of byLane.get(lane) ?? []) {
+        if (left-- <= 0) return;
+        if (!poller.woken) rouse(poller);
+      }
+    },
+
+    /** A running task of the lane's queue ended: its next one is free for who takes in sequence. */
+    free(lane: string): void {
+      if (byLane.size === 0) return;
+      const queue = lane.slice(0, lane.lastIndexOf(':') + 1);
+      for (const [name, there] of byLane) {
+        if (!name.startsWith(queue)) continue;
+        for (const poller of there) if (poller.sequential && !poller.woken) rouse(poller);
+      }
+    },
+
+    wakeAll(): void {
+      for (const there of byLane.values()) for (const poller of there) rouse(poller);
+    },
+  };
+}
+export type Pollers = ReturnType<typeof createPollers>;

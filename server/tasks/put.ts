@@ -1,0 +1,46 @@
+import { createCoalescer } from '../db/coalesce.ts';
+import type { Database } from '../db/open.ts';
+import { type NewTask, type PutTask, putTasks } from '../db/put-tasks.ts';
+import { TasklaneError } from '../protocol/errors.ts';
+import type { Bus } from './bus.ts';
+import type { Heads } from './heads.ts';
+import type { Pollers } from './pollers.ts';
+
+/** Puts a group of tasks, all or none, and resolves once they are committed. Throws TasklaneError for the first that is refused. */
+export type Put = (group: readonly NewTask[]) => Promise<readonly PutTask[]>;
+
+export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers): Put {
+  const submit = createCoalescer<readonly NewTask[], readonly PutTask[]>({
+    maxItems: 1000,
+    count: (group) => group.length,
+    bytes: (group) => group.reduce((sum, task) => sum + task.data.length, 0),
+    async run(groups) {
+      const rows = await putTasks(db, groups, bus.instanceId);
+      announce(rows);
+      let from = 0;
+      return groups.map((group) => rows.slice(from, (from += group.length)));
+    },
+  });
+
+  const announce = (rows: readonly PutTask[]) => {
+    const counts = new Map<string, number>();
+    for (const row of rows) {
+      if (row.id === null) continue;
+      heads.lower(row.lane, row);
+      bus.wake(row.lane, row, 1);
+      counts.set(row.lane, (counts.get(row.lane) ?? 0) + 1);
+    }
+    for (const [lane, count] of counts) pollers.wake(lane, count);
+  };
+
+  return async (group) => {
+    const rows = await submit(group);
+    const refused = rows.findIndex((row) => row.code !== null);
+    if (refused >= 0) {
+      const { code, message } = rows[refused] as PutTask;
+      const place = group.length > 1 ? `tasks.${refused}: ` : '';
+      throw new TasklaneError(Number(code?.slice(2)), `${place}${message}`);
+    }
+    return rows;
+  };
+}

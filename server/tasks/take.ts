@@ -1,0 +1,88 @@
+import { createCoalescer } from '../db/coalesce.ts';
+import type { Database } from '../db/open.ts';
+import { type Head, returnTasks, type Strategy, type TakenTask, takeTasks } from '../db/take-tasks.ts';
+import type { Bus } from './bus.ts';
+import type { Heads } from './heads.ts';
+import type { Pollers } from './pollers.ts';
+
+const MAX_TOGETHER = 1000;
+
+export type TakeRequest = {
+  /** `queue:level`. */
+  lanes: readonly string[];
+  size: number;
+  strategy: Strategy;
+  endpoint: string | null;
+  minAgeSeconds: number;
+  worker: string | null;
+  leaseSeconds: number | null;
+  /** How long to wait for a first task. */
+  waitSeconds: number;
+};
+
+export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Pollers) {
+  type Submit = (request: TakeRequest) => Promise<TakenTask[]>;
+  const bySignature = new Map<string, { submit: Submit; open: number }>();
+
+  // Callers that want the same share one call: two that choose without locks would collide, and the second come back empty.
+  const takeNow = async (request: TakeRequest): Promise<TakenTask[]> => {
+    const { lanes, strategy, endpoint, minAgeSeconds } = request;
+    const signature = JSON.stringify([strategy, endpoint, minAgeSeconds, lanes]);
+    let shared = bySignature.get(signature);
+    if (!shared) {
+      shared = { submit: createCoalescer({ run, maxItems: MAX_TOGETHER, count: (one) => one.size }), open: 0 };
+      bySignature.set(signature, shared);
+    }
+    shared.open++;
+    try {
+      return await shared.submit(request);
+    } finally {
+      if (--shared.open === 0) bySignature.delete(signature);
+    }
+  };
+
+  const run = async (requests: TakeRequest[]): Promise<TakenTask[][]> => {
+    const { lanes, strategy, endpoint, minAgeSeconds } = requests[0] as TakeRequest;
+    const start = heads.begin(lanes);
+    const tasks = await takeTasks(db, { lanes, heads: start.heads, strategy, endpoint, minAgeSeconds, requests });
+    const first = new Map<string, Head>();
+    const dealt: TakenTask[][] = requests.map(() => []);
+    for (const task of tasks) {
+      const lane = lanes[task.turn - 1] as string;
+      if (!first.has(lane)) first.set(lane, task);
+      dealt[task.request - 1]?.push(task);
+    }
+    // With a minimum age a take passes over the young ones, so its first task says nothing of where the lane begins.
+    if (minAgeSeconds === 0) start.seen(first);
+    return dealt;
+  };
+
+  /** Tasks went back to where they were: nobody got them. */
+  const giveBack = async (tasks: readonly TakenTask[]): Promise<void> => {
+    for (const task of await returnTasks(db, tasks)) {
+      heads.lower(task.lane, task);
+      pollers.wake(task.lane, 1);
+      bus.wake(task.lane, task, 1);
+    }
+  };
+
+  /** Tasks for one worker, at once or as soon as there is one within the time it waits. None when `signal` aborts. */
+  const take = async (request: TakeRequest, signal: AbortSignal): Promise<TakenTask[]> => {
+    if (request.waitSeconds === 0) return takeNow(request);
+    const untilMs = performance.now() + request.waitSeconds * 1000;
+    const poller = pollers.join(request.lanes, request.strategy === 'sequential');
+    try {
+      for (;;) {
+        poller.looking();
+        const tasks = await takeNow(request);
+        if (tasks.length > 0 || performance.now() >= untilMs) return tasks;
+        await poller.sleep(untilMs, signal);
+        if (signal.aborted) return [];
+      }
+    } finally {
+      poller.leave();
+    }
+  };
+
+  return { take, giveBack };
+}

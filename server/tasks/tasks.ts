@@ -1,0 +1,60 @@
+import type { Logger } from 'pino';
+import type { Database } from '../db/open.ts';
+import { startBus } from './bus.ts';
+import { createEnd } from './end.ts';
+import { createFollow } from './follow.ts';
+import { createHeads } from './heads.ts';
+import { createPollers } from './pollers.ts';
+import { createProgress } from './progress.ts';
+import { createPut } from './put.ts';
+import { createTake } from './take.ts';
+import { createWatchers } from './watchers.ts';
+
+/** The life of a task in this process: every way in and out, shared by HTTP, the WebSocket and the jobs. */
+export async function startTasks(options: {
+  db: Database;
+  url: string;
+  /** ip:port */
+  instance: string;
+  log: Logger;
+  onCallbacks(): void;
+  onKeysChanged(): void;
+}) {
+  const { db, url, instance, log, onCallbacks, onKeysChanged } = options;
+  const heads = createHeads();
+  const pollers = createPollers();
+  const watchers = createWatchers(db, log);
+  const bus = await startBus({
+    db,
+    url,
+    instance,
+    log,
+    handlers: {
+      wake(lane, head, count) {
+        heads.lower(lane, head);
+        pollers.wake(lane, count);
+      },
+      ended: (ids, progressed) => void watchers.heard(ids, progressed),
+      keysChanged: onKeysChanged,
+      lookAround() {
+        pollers.wakeAll();
+        void watchers.lookAtAll();
+      },
+    },
+  });
+  const end = createEnd({ db, bus, pollers, watchers, onCallbacks });
+
+  return {
+    put: createPut(db, bus, heads, pollers),
+    ...createTake(db, bus, heads, pollers),
+    ...createFollow(db, watchers),
+    end,
+    applyEvents: createProgress(db, bus, watchers, end),
+    keysChanged: bus.keysChanged,
+    async stop(): Promise<void> {
+      watchers.stop();
+      await bus.stop();
+    },
+  };
+}
+export type Tasks = Awaited<ReturnType<typeof startTasks>>;

@@ -1,0 +1,88 @@
+import type { IncomingMessage, Server } from 'node:http';
+import type { Duplex } from 'node:stream';
+import type { Logger } from 'pino';
+import { type WebSocket, WebSocketServer } from 'ws';
+import type { Auth } from '../auth/auth.ts';
+import { TasklaneError } from '../protocol/errors.ts';
+import { applyBusEvents } from '../tasks/bus-events.ts';
+import type { Tasks } from '../tasks/tasks.ts';
+
+const PATH = '/v1/queue/eventbus';
+const PROTOCOL = 'tasklane';
+const PING_MS = 20_000;
+const AT_ONCE = 500;
+/** A socket that sends faster than events are stored is read no further until it has caught up. */
+const MAX_WAITING = 5000;
+
+/** The event bus: workers send events over a WebSocket, one JSON a frame; each frame is answered, in order. */
+export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks; log: Logger; maxBodyBytes: number }) {
+  const { auth, tasks, log } = deps;
+  const sockets = new WebSocketServer({
+    noServer: true,
+    maxPayload: deps.maxBodyBytes,
+    perMessageDeflate: false,
+    handleProtocols: (offered) => (offered.has(PROTOCOL) ? PROTOCOL : false),
+  });
+
+  server.on('upgrade', async (req, socket: Duplex, head) => {
+    socket.on('error', () => undefined);
+    try {
+      if (req.url?.split('?')[0] !== PATH) throw new TasklaneError(404, 'no such WebSocket');
+      const principal = await auth.principal(keyOf(req));
+      if (principal.role === 'client') throw new TasklaneError(403, 'a client key may not send events');
+      sockets.handleUpgrade(req, socket, head, (webSocket) => serve(webSocket));
+    } catch (error) {
+      const status = error instanceof TasklaneError ? error.status : 500;
+      if (status >= 500) log.error({ err: error }, 'could not open a WebSocket');
+      socket.end(
+        `HTTP/1.1 ${status} ${error instanceof TasklaneError ? error.message : 'error'}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`,
+      );
+    }
+  });
+
+  const serve = (socket: WebSocket) => {
+    let waiting: string[] = [];
+    let busy = false;
+    let alive = true;
+    const drain = async () => {
+      busy = true;
+      while (waiting.length > 0) {
+        const texts = waiting.slice(0, AT_ONCE);
+        waiting = waiting.slice(AT_ONCE);
+        for (const { verdict } of await applyBusEvents(tasks, texts)) socket.send(JSON.stringify(verdict));
+        if (waiting.length < MAX_WAITING) socket.resume();
+      }
+      busy = false;
+    };
+    socket.on('message', (frame) => {
+      waiting.push(frame.toString());
+      if (waiting.length >= MAX_WAITING) socket.pause();
+      if (!busy) void drain();
+    });
+    socket.on('pong', () => {
+      alive = true;
+    });
+    socket.on('error', (error) => log.debug({ err: error }, 'a WebSocket failed'));
+    const timer = setInterval(() => {
+      if (!alive) return socket.terminate();
+      alive = false;
+      socket.ping();
+    }, PING_MS);
+    socket.on('close', () => clearInterval(timer));
+  };
+
+  return {
+    stop(): void {
+      for (const socket of sockets.clients) socket.close(1001, 'the server is stopping');
+      sockets.close();
+    },
+  };
+}
+
+/** From the Authorization header or, for browsers, from a subprotocol `bearer.<key>`. */
+function keyOf(req: IncomingMessage): string | undefined {
+  const header = /^Bearer +(\S+) *$/i.exec(req.headers.authorization ?? '')?.[1];
+  if (header !== undefined) return header;
+  const offered = (req.headers['sec-websocket-protocol'] ?? '').split(',').map((protocol) => protocol.trim());
+  return offered.find((protocol) => protocol.startsWith('bearer.'))?.slice('bearer.'.length);
+}

@@ -1,0 +1,78 @@
+create or replace function tasklane.claim_callbacks(p_limit int default 50)
+returns table (delivery_id bigint, task_id text, url text, attempts int, secret text, body text)
+language plpgsql set search_path = tasklane as $$
+-- Due callbacks for one sender, which has two minutes before others may try them. attempts counts this one.
+-- body is the result's envelope as the worker wrote it, white space and all.
+#variable_conflict use_column
+begin
+  return query
+  with due as materialized (
+    select d.delivery_id from callback_delivery d
+    where d.status = 'pending' and d.next_at <= now() order by d.next_at limit p_limit for update skip locked
+  ), claimed as (
+    update callback_delivery d set next_at = now() + interval '2 minutes', attempts = d.attempts + 1
+    from due where d.delivery_id = due.delivery_id
+    returning d.*
+  )
+  select c.delivery_id, p.task_id, c.url, c.attempts, n.callback_secret, result_envelope(r, p.task_id)::text
+  from claimed c
+  join tenant n using (tenant_id)
+  join result r on r.id = c.task_id
+  join task t on t.id = c.task_id
+  join lane l on l.lane_id = t.lane_id
+  cross join lateral (select print_task_id(t.id, l.queue_id, l.level, t.mode) as task_id) p;
+end
+$$;
+
+create or replace function tasklane.settle_callbacks(p_delivery_ids bigint[], p_statuses int[], p_errors text[])
+returns table (delivery_id bigint, status text, next_at timestamptz)
+language sql set search_path = tasklane as $$
+  -- How deliveries went: an error is null when the receiver took it (2xx). The first retry comes after 5 s, then twice as
+  -- long each time up to an hour, for a day; then it is kept as failed.
+  update callback_delivery d set
+    status = case when i.error is null then 'delivered' when d.created_at < now() - interval '1 day' then 'failed' else 'pending' end,
+    last_status = i.status, last_error = i.error,
+    finished_at = case when i.error is null or d.created_at < now() - interval '1 day' then now() end,
+    next_at = now() + least(interval '1 hour', interval '5 seconds' * 2 ^ least(d.attempts - 1, 20))
+  from unnest(p_delivery_ids, p_statuses, p_errors) i(delivery_id, status, error)
+  where d.delivery_id = i.delivery_id
+  returning d.delivery_id, d.status, d.next_at
+$$;
+
+create or replace function tasklane.retry_callback(p_delivery_id bigint, p_tenant_id int default null) returns text
+language plpgsql set search_path = tasklane as $$
+-- Sends a failed delivery once more, now, with a day of retries ahead. Returns the id of its task's delivery.
+-- Raises   TL404 when there is no such delivery (of that tenant), TL409 when it has not failed.
+declare
+  v_status text := (select status from callback_delivery d where d.delivery_id = p_delivery_id
+                    and (p_tenant_id is null or d.tenant_id = p_tenant_id) for update);
+begin
+  if v_status is null then
+    raise exception using errcode = 'TL404', message = format('unknown callback %s', p_delivery_id);
+  end if;
+  if v_status <> 'failed' then
+    raise exception using errcode = 'TL409', message = format('callback %s is %s', p_delivery_id, v_status);
+  end if;
+  update callback_delivery set status = 'pending', next_at = now(), created_at = now(), finished_at = null where delivery_id = p_delivery_id;
+  return p_delivery_id::text;
+end
+$$;
+
+create or replace function tasklane.list_callbacks(p_tenant_id int default null, p_status text default null, p_before bigint default null, p_limit int default 20)
+returns table (delivery_id bigint, task_id text, url text, status text, attempts int, last_status int, last_error text,
+               created_at timestamptz, next_at timestamptz, finished_at timestamptz)
+language sql stable set search_path = tasklane as $$
+  -- Deliveries, newest first.
+  select d.delivery_id, print_task_id(t.id, l.queue_id, l.level, t.mode), d.url, d.status, d.attempts, d.last_status, d.last_error,
+         d.created_at, d.next_at, d.finished_at
+  from callback_delivery d join task t on t.id = d.task_id join lane l on l.lane_id = t.lane_id
+  where (p_tenant_id is null or d.tenant_id = p_tenant_id) and (p_status is null or d.status = p_status)
+    and (p_before is null or d.delivery_id < p_before)
+  order by d.delivery_id desc limit p_limit
+$$;
+
+create or replace function tasklane.next_callback_at() returns timestamptz
+language sql stable set search_path = tasklane as $$
+  -- When the next delivery is due; null when none is pending.
+  select d.next_at from callback_delivery d where d.status = 'pending' order by d.next_at limit 1
+$$;

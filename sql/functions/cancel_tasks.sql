@@ -1,0 +1,92 @@
+create or replace function tasklane.withdraw_tasks(p_ids bigint[], p_outcome tasklane.outcome)
+returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
+language plpgsql set search_path = tasklane
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- Ends tasks that have no answer yet, wherever they are: cancelled ones and expired ones (502 dead, 408 expired, 499 cancelled).
+-- Returns  the tasks that this call ended, as end_tasks does; others had ended before, or don't exist.
+-- Touches  ready, running, deferred (delete) and what end_tasks does.
+#variable_conflict use_column
+declare
+  v_ended result[] := '{}';
+  v_more result[];
+  v_status int := case p_outcome when 'dead' then 502 when 'expired' then 408 else 499 end;
+begin
+  -- A task can move while we look (taken, put back), so a second look follows when some were found in no place.
+  for v_look in 1..2 loop
+    with live as materialized (
+      -- In the order of ids, as complete_tasks locks; and by laterals, for its reason.
+      select t.id, t.lane_id, t.rank from (select distinct u.id from unnest(p_ids) u(id) order by 1) i
+      cross join lateral (select * from task t where t.id = i.id limit 1) t
+      where not exists (select from unnest(v_ended) e where e.id = t.id)
+        and not exists (select from result r where r.id = t.id)
+    ), from_ready as (
+      delete from ready where ctid = any (array(
+        select w.ctid from live l cross join lateral (
+          select w.ctid from ready w
+          where w.lane_id = l.lane_id and w.id = l.id
+            -- the rank it was put with, then any other: the index leads with it
+            and w.rank = any (case when v_look = 1 then array[l.rank] else array(select lane_ranks(l.lane_id)) end)
+          for update) w))
+      returning id, null::timestamptz as taken_at, attempt, null::text as worker
+    ), from_running as (
+      delete from running where ctid = any (array(
+        select u.ctid from live l cross join lateral (select u.ctid from running u where u.id = l.id for update) u))
+      returning id, taken_at, attempt, worker
+    ), from_deferred as (
+      delete from deferred where ctid = any (array(
+        select d.ctid from live l cross join lateral (select d.ctid from deferred d where d.id = l.id for update) d))
+      returning id, null::timestamptz, attempt, null::text
+    )
+    select array_agg((g.id, now(), g.taken_at, p_outcome, g.attempt, v_status, null, g.worker, null)::result) into v_more
+    from (table from_ready union all table from_running union all table from_deferred) g;
+    v_ended := v_ended || v_more;
+    exit when cardinality(v_ended) = cardinality(p_ids);
+  end loop;
+  return query select e.id, e.task_id, e.lane, e.mode, e.instance_id, e.has_callback from end_tasks(v_ended) e;
+end
+$$;
+
+create or replace function tasklane.cancel_tasks(p_ids bigint[], p_tenant_ids int[] default null)
+returns table (ord int, id bigint, refusal text, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
+language plpgsql set search_path = tasklane set plan_cache_mode = force_generic_plan as $$
+-- Withdraws tasks for their owners: waiting, deferred and running alike. A tenant, where given, must be the task's.
+-- Returns  a row a task, in order. refusal: null when this call cancelled it, unknown (another tenant's too), else the state it is in.
+#variable_conflict use_column
+declare
+  v_own bigint[] := (select array_agg(distinct t.id)
+                     from unnest(p_ids) with ordinality as i(id, ord) join task t on t.id = i.id
+                     where p_tenant_ids[i.ord] is null or p_tenant_ids[i.ord] = t.tenant_id);
+begin
+  return query
+  with ended as materialized (
+    select * from withdraw_tasks(coalesce(v_own, '{}'), 'cancelled')
+  ), input as (
+    select i.*, row_number() over (partition by i.id order by i.ord) = 1 as first from unnest(p_ids) with ordinality as i(id, ord)
+  )
+  select i.ord::int, i.id,
+         case when e.id is null and i.id = any(v_own) then refusal(i.id, null, null, null) when e.id is null then 'unknown' end,
+         e.task_id, e.lane, e.mode, e.instance_id, e.has_callback
+  from input i left join ended e on e.id = i.id and i.first
+  order by i.ord;
+end
+$$;
+
+create or replace function tasklane.clear_lane(p_lane text, p_limit int default 1000)
+returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
+language plpgsql set search_path = tasklane as $$
+-- Cancels up to p_limit of the tasks that wait in a lane; call it until it returns fewer.
+-- Raises   TL404 for an unknown queue.
+#variable_conflict use_column
+declare
+  v_ended result[];
+begin
+  with gone as (
+    delete from ready where ctid = any (array(
+      select w.ctid from ready w where w.lane_id = lane_of(p_lane) order by w.lane_id, w.rank, w.id limit p_limit for update skip locked))
+    returning *
+  )
+  select array_agg((g.id, now(), null, 'cancelled', g.attempt, 499, null, null, null)::result) into v_ended from gone g;
+  return query select e.id, e.task_id, e.lane, e.mode, e.instance_id, e.has_callback from end_tasks(v_ended) e;
+end
+$$;

@@ -1,0 +1,40 @@
+create or replace function tasklane.end_tasks(p_results tasklane.result[])
+returns table (nth int, id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
+language plpgsql set search_path = tasklane
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- What must follow every end of a task, whoever ended it: its result, the lane's count, the callback's outbox row.
+-- The caller has just deleted the task's row from ready, running or deferred, and so owns its end.
+-- Returns  what is needed to tell those who wait; nth is the index into p_results.
+-- Touches  result, lane_tally, callback_delivery (insert), task, lane (read).
+#variable_conflict use_column
+begin
+  return query
+  with ended as materialized (
+    select r.nth::int, t.id, t.lane_id, t.tenant_id, t.mode, t.instance_id, t.callback_url
+    from unnest(p_results) with ordinality as r(id, completed_at, taken_at, outcome, attempt, status_code, request_id, worker, body, nth)
+    cross join lateral (select * from task t where t.id = r.id limit 1) t
+  ), results as (
+    insert into result select * from unnest(p_results)
+  ), tally as (
+    insert into lane_tally (lane_id, put_count, ended_count) select e.lane_id, 0, count(*) from ended e group by e.lane_id
+  ), callbacks as (
+    insert into callback_delivery (task_id, tenant_id, url)
+    select e.id, e.tenant_id, e.callback_url from ended e where e.callback_url is not null
+  )
+  select e.nth, e.id, print_task_id(e.id, l.queue_id, l.level, e.mode), q.queue || ':' || l.level, e.mode, e.instance_id, e.callback_url is not null
+  from ended e join lane l on l.lane_id = e.lane_id join queue q on q.queue_id = l.queue_id;
+end
+$$;
+
+create or replace function tasklane.result_envelope(p_result tasklane.result, p_task_id text) returns json
+language sql stable as $$
+  -- What a client is told of an ended task: {status_code, request_id, body}, or error in place of body where no worker
+  -- answered. The body is the worker's text, to the letter.
+  select format('{"status_code":%s,"request_id":%s,%s}', p_result.status_code,
+    to_json(coalesce(p_result.request_id, p_task_id)),
+    case when p_result.outcome in ('succeeded', 'failed') then '"body":' || p_result.body
+         else format('"error":{"code":%s,"message":%s,"type":%s}', p_result.status_code,
+           to_json(case p_result.outcome when 'dead' then 'no attempts are left' when 'expired' then 'the deadline has passed'
+                                         else 'the task was cancelled' end), to_json(p_result.outcome)) end)::json
+$$;

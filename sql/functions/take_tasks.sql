@@ -1,0 +1,206 @@
+create or replace function tasklane.lane_heads(
+  p_lane_ids int[], p_hint_ranks smallint[], p_hint_ids bigint[], p_each int, p_before bigint default null
+) returns table (turn int, nth int, lane_id int, rank smallint, id bigint)
+language plpgsql stable rows 100
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- The first p_each waiting tasks of each lane, in the lane's order, without locking anything; expired ones are passed over.
+-- Hints: the smallest (rank, id) that can still be alive in each lane, (0, 0) when not known. Everything below is dead, and
+-- a walk over dead rows is what makes takes slow while another session holds an old snapshot.
+-- p_before: only ids below, for takes that want a minimum age.
+-- Plans are pinned here and in the callers: these tables swing between nothing and millions of rows, and with only
+-- enable_seqscan off a take went from 1.3 to 565 ms under a held snapshot.
+begin
+  if p_before is null then
+    return query
+    select l.turn::int, row_number() over (partition by l.turn order by r.rank, r.id)::int, l.lane_id, r.rank, r.id
+    from unnest(p_lane_ids, p_hint_ranks, p_hint_ids) with ordinality as l(lane_id, hint_rank, hint_id, turn)
+    cross join lateral (
+      select w.rank, w.id from tasklane.ready w
+      where w.lane_id = l.lane_id and (w.rank, w.id) >= (l.hint_rank, l.hint_id) and w.expires_at > now()
+      order by w.lane_id, w.rank, w.id limit p_each
+    ) r;
+  else
+    -- Within a rank the old ones come first, so each rank is its own short range: one scan over all ranks would read
+    -- every young task on the way.
+    return query
+    select l.turn::int, row_number() over (partition by l.turn order by r.rank, r.id)::int, l.lane_id, r.rank, r.id
+    from unnest(p_lane_ids) with ordinality as l(lane_id, turn)
+    cross join lateral (
+      select o.rank, o.id
+      from tasklane.lane_ranks(l.lane_id) k(rank)
+      cross join lateral (
+        select w.rank, w.id from tasklane.ready w
+        where w.lane_id = l.lane_id and w.rank = k.rank and w.id < p_before and w.expires_at > now()
+        order by w.lane_id, w.rank, w.id limit p_each
+      ) o
+      order by o.rank, o.id limit p_each
+    ) r;
+  end if;
+end
+$$;
+
+create or replace function tasklane.lane_ranks(p_lane_id int) returns setof smallint
+language plpgsql stable rows 4 as $$
+-- The ranks that occur in a lane, ascending, by stepping through the index from one to the next.
+declare
+  v_rank smallint := -1;
+begin
+  loop
+    select w.rank into v_rank from tasklane.ready w
+    where w.lane_id = p_lane_id and w.rank > v_rank order by w.lane_id, w.rank, w.id limit 1;
+    exit when not found;
+    return next v_rank;
+  end loop;
+end
+$$;
+
+create or replace function tasklane.take_tasks(
+  p_lanes text[], p_sizes int[], p_strategy text, p_hint_ranks smallint[], p_hint_ids bigint[],
+  p_endpoint text default null, p_min_age_seconds int default 0, p_lease_seconds int[] default null, p_workers text[] default null
+) returns table (
+  request int, turn int, id bigint, rank smallint, task_id text, attempt int, ak text, instance text,
+  endpoint text, queue text, level smallint, mode tasklane.response_mode, created_at timestamptz, expires_at timestamptz,
+  batch_id bigint, trace_id text, custom_id text, callback_url text, data text
+)
+language plpgsql set search_path = tasklane
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- Hands out waiting tasks of the lanes 'queue:level', each under a lease, for one or more requests in one go: request n
+-- wants p_sizes[n] tasks for p_workers[n] under a lease of p_lease_seconds[n] (null: the queue's). Tasks are chosen by the strategy
+-- for all requests together, then dealt out in that order, the first request first.
+-- fifo, round_robin, active_passive, sequential are described at take_fifo and so on.
+-- Paused queues, and with p_endpoint those of other endpoints, yield nothing; expired tasks are never handed out.
+-- Returns  the tasks in the order of the take; request is the index into p_sizes, turn into p_lanes.
+-- Raises   TL404 for an unknown queue (before anything is taken), TL400 for a malformed lane or an unknown strategy.
+-- Touches  ready (delete), running (insert), task, queue, lane (read). Never waits for a row: what others hold is skipped.
+#variable_conflict use_column
+declare
+  v_size int := (select sum(s) from unnest(p_sizes) s);
+  v_before bigint := case when p_min_age_seconds > 0 then first_id_of(now() - make_interval(secs => p_min_age_seconds)) end;
+  v_bad text;
+  v_turns int[];
+  v_lane_ids int[];
+  v_hint_ranks smallint[];
+  v_hint_ids bigint[];
+  v_list int := hashtext(array_to_string(p_lanes, ','));
+  v_last int := 0;
+  -- which request gets the nth task
+  v_deal int[] := (select array_agg(s.request::int order by s.request)
+                   from unnest(p_sizes) with ordinality as s(size, request), generate_series(1, s.size));
+  v_want int;
+  v_found int;
+  v_got int;
+  v_key_turns int[];
+  v_key_lanes int[];
+  v_key_ranks smallint[];
+  v_key_ids bigint[];
+  v_more record;
+  v_ids bigint[] := '{}';
+  v_attempts int[] := '{}';
+  v_ranks smallint[] := '{}';
+  v_taken_turns int[] := '{}';
+begin
+  select min(l.lane) into v_bad from unnest(p_lanes) as l(lane) where l.lane !~ '^[A-Za-z0-9_-]{1,64}:\d{1,2}$';
+  if v_bad is not null then
+    raise exception using errcode = 'TL400', message = format('%s is not a lane: write queue:level, with a level from 0 to 99', to_json(v_bad));
+  end if;
+  if p_strategy not in ('fifo', 'round_robin', 'active_passive', 'sequential') or p_strategy is null then
+    raise exception using errcode = 'TL400', message = format('unknown strategy %s', to_json(p_strategy));
+  end if;
+
+  select min(a.name) filter (where q.queue_id is null),
+         array_agg(a.turn::int order by a.turn) filter (where l.lane_id is not null),
+         array_agg(l.lane_id order by a.turn) filter (where l.lane_id is not null),
+         array_agg(coalesce(a.hint_rank, 0::smallint) order by a.turn) filter (where l.lane_id is not null),
+         array_agg(coalesce(a.hint_id, 0) order by a.turn) filter (where l.lane_id is not null)
+    into v_bad, v_turns, v_lane_ids, v_hint_ranks, v_hint_ids
+  from (-- a lane listed twice counts once, with the lower hint
+        select distinct on (name, level) split_part(u.lane, ':', 1) as name, split_part(u.lane, ':', 2)::int as level, u.hint_rank, u.hint_id,
+               min(u.turn) over (partition by split_part(u.lane, ':', 1), split_part(u.lane, ':', 2)::int) as turn
+        from unnest(p_lanes, p_hint_ranks, p_hint_ids) with ordinality as u(lane, hint_rank, hint_id, turn)
+        order by name, level, u.hint_rank nulls first, u.hint_id nulls first) a
+  left join queue q on q.queue = a.name and q.deleted_at is null
+  left join lane l on l.queue_id = q.queue_id and l.level = a.level
+    and not q.paused and (p_endpoint is null or q.endpoint = p_endpoint);
+  if v_bad is not null then
+    raise exception using errcode = 'TL404', message = format('unknown queue %s', to_json(v_bad));
+  end if;
+  if v_lane_ids is null then
+    return;
+  end if;
+
+  if p_strategy = 'round_robin' then
+    v_last := lock_turn(v_list);
+  end if;
+
+  for v_round in 1..3 loop
+    -- a few more than wanted: what another taker locks meanwhile is skipped
+    v_want := v_size - cardinality(v_ids);
+    if p_strategy = 'fifo' then
+      select array_agg(c.turn), array_agg(c.lane_id), array_agg(c.rank), array_agg(c.id)
+        into v_key_turns, v_key_lanes, v_key_ranks, v_key_ids
+      from take_fifo(v_lane_ids, v_hint_ranks, v_hint_ids, v_want + 8 * v_round, v_before) c;
+    elsif p_strategy = 'round_robin' then
+      select array_agg(c.turn), array_agg(c.lane_id), array_agg(c.rank), array_agg(c.id)
+        into v_key_turns, v_key_lanes, v_key_ranks, v_key_ids
+      from take_round_robin(v_lane_ids, v_hint_ranks, v_hint_ids, v_want + 8 * v_round, v_before, v_turns, v_last) c;
+    elsif p_strategy = 'active_passive' then
+      select array_agg(c.turn), array_agg(c.lane_id), array_agg(c.rank), array_agg(c.id)
+        into v_key_turns, v_key_lanes, v_key_ranks, v_key_ids
+      from take_active_passive(v_lane_ids, v_hint_ranks, v_hint_ids, v_want + 8 * v_round, v_before) c;
+    else
+      select array_agg(c.turn), array_agg(c.lane_id), array_agg(c.rank), array_agg(c.id)
+        into v_key_turns, v_key_lanes, v_key_ranks, v_key_ids
+      from take_sequential(v_lane_ids, v_hint_ranks, v_hint_ids, v_want, v_before) c;
+    end if;
+    v_found := coalesce(cardinality(v_key_ids), 0);
+    exit when v_found = 0;
+
+    with chosen as materialized (
+      select k.place, k.turn, r.*
+      from unnest(v_key_turns, v_key_lanes, v_key_ranks, v_key_ids) with ordinality as k(turn, lane_id, rank, id, place)
+      -- Lateral with a lock can't be turned round: planned while ready is known to be empty, a join would begin with all of it.
+      cross join lateral (
+        select r.ctid as tid, r.* from ready r where r.lane_id = k.lane_id and r.rank = k.rank and r.id = k.id for update skip locked
+      ) r
+      order by k.place limit v_want
+    ), gone as (
+      delete from ready where ctid = any (array(select c.tid from chosen c))
+    ), dealt as materialized (
+      select c.*, q.queue_id, q.lease_seconds, v_deal[cardinality(v_ids) + row_number() over (order by c.place)] as request
+      from chosen c join lane l using (lane_id) join queue q using (queue_id)
+    ), begun as (
+      insert into running (id, expires_at, taken_at, lease_until, lane_id, queue_id, attempt, rank, worker)
+      select d.id, d.expires_at, now(), now() + make_interval(secs => coalesce(p_lease_seconds[d.request], d.lease_seconds)),
+             d.lane_id, d.queue_id, d.attempt + 1, d.rank, p_workers[d.request]
+      from dealt d
+    )
+    select array_agg(d.id order by d.place) as ids, array_agg(d.attempt + 1 order by d.place) as attempts,
+           array_agg(d.rank order by d.place) as ranks, array_agg(d.turn order by d.place) as turns
+      into v_more
+    from dealt d;
+    v_got := coalesce(cardinality(v_more.ids), 0);
+    v_ids := v_ids || v_more.ids;
+    v_attempts := v_attempts || v_more.attempts;
+    v_ranks := v_ranks || v_more.ranks;
+    v_taken_turns := v_taken_turns || v_more.turns;
+    exit when cardinality(v_ids) >= v_size or p_strategy = 'sequential' or v_found < v_want + 8 * v_round;
+  end loop;
+
+  if p_strategy = 'round_robin' and cardinality(v_ids) > 0 then
+    perform keep_turn(v_list, v_turns[v_taken_turns[cardinality(v_taken_turns)]]);
+  end if;
+
+  return query
+  select v_deal[u.dealt], v_turns[u.turn], t.id, u.rank, print_task_id(t.id, l.queue_id, l.level, t.mode), u.attempt, print_key_id(t.key_id),
+         n.instance, q.endpoint, q.queue, l.level, t.mode, t.created_at, t.expires_at, t.batch_id, t.trace_id, t.custom_id,
+         t.callback_url, t.data::text
+  from unnest(v_ids, v_attempts, v_ranks, v_taken_turns) with ordinality as u(id, attempt, rank, turn, dealt)
+  cross join lateral (select * from task t where t.id = u.id limit 1) t
+  join lane l on l.lane_id = t.lane_id
+  join queue q on q.queue_id = l.queue_id
+  left join instance n on n.instance_id = t.instance_id
+  order by u.dealt;
+end
+$$;
