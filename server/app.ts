@@ -4,7 +4,7 @@ import type { Auth } from './auth/auth.ts';
 import type { AddressRule } from './callbacks/address.ts';
 import type { Database } from './db/open.ts';
 import { ping } from './db/ping.ts';
-import { createStreams } from './http/answers.ts';
+import { readLaneStats } from './db/queues.ts';
 import { callbackRoutes } from './http/callbacks.ts';
 import { channelRoutes } from './http/channels.ts';
 import { eventRoutes } from './http/events.ts';
@@ -39,18 +39,17 @@ export function createApp(deps: AppDeps): Express {
   app.disable('etag');
   app.set('query parser', false);
 
-  const streams = createStreams(deps.tasks);
   // Express tries routes in order: fixed paths before those with a parameter, hot ones early.
   const routes = [
     ...eventRoutes(deps),
-    ...taskRoutes({ ...deps, streams }),
+    ...taskRoutes(deps),
     ...queueRoutes(deps),
     ...channelRoutes(deps),
     ...keyRoutes(deps),
     ...callbackRoutes(deps),
   ];
   mount(app, routes, deps);
-  mountPublic(app, { health: () => ping(db), metrics: createMetrics(db), routes });
+  mountPublic(app, { health: () => ping(db), metrics: createMetrics(() => readLaneStats(db)), routes });
 
   app.use((req: Request, res: Response) => sendError(res, notFound(`no route ${req.method} ${req.path}`), log));
   app.use((error: unknown, _req: Request, res: Response, _next: NextFunction) => {

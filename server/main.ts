@@ -17,6 +17,7 @@ import { attachEventBus } from './ws/event-bus.ts';
 
 /** SIGTERM gives clients that wait this long; systemd and Kubernetes kill after 30 s. */
 const DRAIN_MS = 25_000;
+const IDLE_LOOK_MS = 50;
 
 async function main(): Promise<void> {
   const config = loadConfig();
@@ -27,12 +28,11 @@ async function main(): Promise<void> {
     stops.length = 0;
   };
   const stopping = new AbortController();
-  let stopped: Promise<void> | undefined;
   const onSignal = (signal: NodeJS.Signals) => {
-    if (stopped) process.exit(1);
+    if (stopping.signal.aborted) process.exit(1);
     log.info({ signal }, 'stopping');
     stopping.abort();
-    stopped = stopAll().then(
+    stopAll().then(
       () => process.exit(0),
       (error) => {
         log.error({ err: error }, 'could not stop cleanly');
@@ -79,7 +79,13 @@ async function start(
   stops.push(db.close);
   await makePartitions(db);
 
-  const server = createServer({ keepAliveTimeout: 72_000, headersTimeout: 80_000, noDelay: true });
+  const server = createServer({
+    keepAliveTimeout: 72_000,
+    headersTimeout: 80_000,
+    noDelay: true,
+    // Java's HttpClient offers h2c with every request: what asks for another protocol is an ordinary request.
+    shouldUpgradeCallback: (req) => req.headers.upgrade?.toLowerCase() === 'websocket',
+  });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(config.PORT, config.HOST, 4096, resolve);
@@ -114,8 +120,11 @@ async function start(
   stops.push(async () => {
     bus.stop();
     const closed = new Promise((resolve) => server.close(resolve));
+    // close() ends the connections that are idle now; those that answer something first would be kept alive.
+    const idle = setInterval(() => server.closeIdleConnections(), IDLE_LOOK_MS);
     const late = setTimeout(() => server.closeAllConnections(), DRAIN_MS);
     await closed;
+    clearInterval(idle);
     clearTimeout(late);
   });
   process.stdout.write(`tasklane listening on http://${config.HOST}:${port}\n`);

@@ -29,7 +29,12 @@ export function toTasklaneError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error));
 }
 
+/** Whether the database is only away for a while. */
+export function isPassing(error: unknown): boolean {
+  return error instanceof TasklaneError && error.status === 503;
+}
+
 /** Whether the fault lies in one of the items sent, so that the others may be tried without it. */
 export function isDataError(error: unknown): boolean {
-  return !(error instanceof TasklaneError) || error.status !== 503;
+  return !isPassing(error);
 }

@@ -34,7 +34,9 @@ function collect(req: IncomingMessage, maxBytes: number): Promise<Buffer> {
     });
     req.on('end', () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size)));
     req.on('error', reject);
-    req.on('close', () => reject(new TasklaneError(400, 'the request was cut off')));
+    req.on('close', () => {
+      if (!req.complete) reject(new TasklaneError(400, 'the request was cut off'));
+    });
   });
 }
 

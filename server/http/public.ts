@@ -14,7 +14,7 @@ export function mountPublic(
   };
   const metrics = async (_req: Request, res: Response) => {
     const { contentType, text } = await deps.metrics.render();
-    res.writeHead(200, { 'Content-Type': contentType }).end(text);
+    send(res, { text, headers: { 'Content-Type': contentType } });
   };
   const description = JSON.stringify(openApi(deps.routes));
 

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import type { Response } from 'express';
+import { idHeaders } from './route.ts';
 
 const KEEP_ALIVE_MS = 15_000;
 
@@ -9,6 +10,7 @@ export function openSse(res: Response, headers: Record<string, string>) {
     'Content-Type': 'text/event-stream; charset=utf-8',
     'Cache-Control': 'no-cache',
     'X-Accel-Buffering': 'no',
+    ...idHeaders(res),
     ...headers,
   });
   res.flushHeaders();

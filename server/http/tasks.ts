@@ -17,19 +17,13 @@ import {
   takeBody,
 } from '../protocol/tasks.ts';
 import type { Tasks } from '../tasks/tasks.ts';
-import { answerBlocking, type Streams } from './answers.ts';
+import { answerBlocking, answerStreaming } from './answers.ts';
 import { type Route, route } from './route.ts';
 import { hangUp } from './sse.ts';
 import { statusJson, takenJson } from './task-json.ts';
 
-export function taskRoutes(deps: {
-  db: Database;
-  tasks: Tasks;
-  streams: Streams;
-  rule: AddressRule;
-  stopping: AbortSignal;
-}): Route[] {
-  const { db, tasks, streams, rule, stopping } = deps;
+export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule; stopping: AbortSignal }): Route[] {
+  const { db, tasks, rule, stopping } = deps;
 
   const newTask = (put: PutBody, text: string, { keyId, tenantId }: Principal, place: string): NewTask => {
     const refused = put.callback_url ? rule.checkUrl(put.callback_url) : undefined;
@@ -72,8 +66,8 @@ export function taskRoutes(deps: {
         if (!put) throw new Error('a put gave no task');
         if (task.mode === 'blocking') return answerBlocking(tasks, put, task.timeout, res);
         if (task.mode === 'streaming') {
-          await streams.open(put, task.timeout, res);
-          return undefined;
+          tasks.readers.lookAfter(put.id);
+          return answerStreaming(tasks, { ...put, secondsLeft: task.timeout }, 0, res);
         }
         return { text: `{"code":200,"timestamp":${Date.now()},"data":"${put.task_id}"}` };
       },
@@ -172,8 +166,8 @@ export function taskRoutes(deps: {
       async handle({ params, principal, req, res }) {
         const task = await find(params.id, principal);
         const last = req.headers['last-event-id'];
-        await streams.stream(task, typeof last === 'string' ? await findEvent(db, task.id, last) : 0, res);
-        return undefined;
+        const after = typeof last === 'string' ? await findEvent(db, task.id, last) : 0;
+        return answerStreaming(tasks, { ...task, secondsLeft: (task.expires_at - Date.now()) / 1000 }, after, res);
       },
     }),
     route({

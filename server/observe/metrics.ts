@@ -1,9 +1,18 @@
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
-import type { Database } from '../db/open.ts';
-import { readLaneStats } from '../db/queues.ts';
+
+type Lane = {
+  queue: string;
+  level: number;
+  waiting: number;
+  deferred: number;
+  running: number;
+  oldest_waiting_ms: number | null;
+  total_put_cnt: number;
+  total_completed_cnt: number;
+};
 
 /** Prometheus metrics: the process's own, and every lane's counts as the database has them when they are asked for. */
-export function createMetrics(db: Database) {
+export function createMetrics(readLanes: () => Promise<readonly Lane[]>) {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   const labelNames = ['queue', 'level'];
@@ -30,7 +39,7 @@ export function createMetrics(db: Database) {
   return {
     async render(): Promise<{ contentType: string; text: string }> {
       for (const metric of [tasks, oldest, put, ended]) metric.reset();
-      for (const lane of await readLaneStats(db)) {
+      for (const lane of await readLanes()) {
         const labels = { queue: lane.queue, level: lane.level };
         for (const state of ['waiting', 'deferred', 'running'] as const) tasks.set({ ...labels, state }, lane[state]);
         oldest.set(labels, (lane.oldest_waiting_ms ?? 0) / 1000);

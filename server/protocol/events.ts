@@ -15,7 +15,7 @@ export const busEvent = z.discriminatedUnion('name', [
       eventName: oneLine(128)
         .min(1)
         .refine((name) => name !== 'completion' && name !== 'error', 'completion and error are reserved'),
-      eventData: z.unknown(),
+      eventData: z.unknown().optional(),
       attempt,
     }),
   }),

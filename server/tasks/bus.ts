@@ -12,12 +12,23 @@ const GAP_MS = 3;
 const MAX_BYTES = 7500;
 
 type Wake = [lane: string, rank: number, id: string, count: number];
-type Message = { from?: number; wake?: Wake[]; ended?: string[]; events?: string[]; keys?: true; hello?: true };
+type Message = {
+  from?: number;
+  wake?: Wake[];
+  ended?: string[];
+  events?: string[];
+  reading?: string[];
+  keys?: true;
+  hello?: true;
+};
 
 export type BusHandlers = {
   /** Tasks came to wait, the lowest of them at `head`. */
   wake(lane: string, head: Head, count: number): void;
-  ended(ids: string[], progressed: string[]): void;
+  /** `bySql`: somebody in psql ended them, so what follows an end is up to the servers. */
+  ended(ids: string[], progressed: string[], bySql: boolean): void;
+  /** Another server has readers of these tasks' streams. */
+  readElsewhere(ids: string[]): void;
   keysChanged(): void;
   /** Messages may have been lost. */
   lookAround(): void;
@@ -109,7 +120,9 @@ export async function startBus(options: {
       if (!message || message.from === instanceId) return;
       if (message.hello) others = Math.max(others, 1);
       for (const [lane, rank, id, count] of message.wake ?? []) handlers.wake(lane, { rank, id }, count);
-      if (message.ended || message.events) handlers.ended(message.ended ?? [], message.events ?? []);
+      if (message.ended || message.events)
+        handlers.ended(message.ended ?? [], message.events ?? [], message.from === undefined);
+      if (message.reading) handlers.readElsewhere(message.reading);
       if (message.keys) handlers.keysChanged();
     },
     onReady() {
@@ -139,6 +152,12 @@ export async function startBus(options: {
     progressed(id: string): void {
       if (others === 0) return;
       events.add(id);
+      say();
+    },
+    /** This server has a reader of a stream that another one may look after. */
+    reading(id: string): void {
+      if (others === 0) return;
+      rest.push({ reading: [id] });
       say();
     },
     keysChanged(): void {

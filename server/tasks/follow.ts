@@ -1,12 +1,17 @@
+import { setTimeout, setTimeout as sleep } from 'node:timers/promises';
 import { createCoalescer } from '../db/coalesce.ts';
+import { isPassing, isPassing } from '../db/errors.ts';
 import { readEvents, type StoredEvent } from '../db/events.ts';
 import type { Database } from '../db/open.ts';
 import { type Ending, readEndings } from '../db/read-tasks.ts';
 import type { Answered, Watchers } from './watchers.ts';
 
 const READ_AT_ONCE = 500;
+const AGAIN_MS = 500;
 /** Events that came in while the reader was slow are dropped from memory and read from the database later. */
 const MAX_FRESH = 100;
+/** Between attempts to read while the database is away. */
+const AGAIN_MS = 500;
 
 export function createFollow(db: Database, watchers: Watchers) {
   const read = createCoalescer<{ id: string; seq: number }, StoredEvent[]>({
@@ -24,11 +29,24 @@ export function createFollow(db: Database, watchers: Watchers) {
     },
   });
 
+  /** A stream outlasts a database that is away for a moment. */
+  const patiently = async <T>(look: () => Promise<T>, signal: AbortSignal): Promise<T> => {
+    for (;;) {
+      try {
+        return await look();
+      } catch (error) {
+        if (!isPassing(error) || signal.aborted) throw error;
+        await setTimeout(AGAIN_MS);
+      }
+    }
+  };
+
   /** How a task that was put just now ended, as soon as it has; undefined when `signal` aborts first. */
   const untilEnd = (id: string, signal: AbortSignal): Promise<Answered | undefined> =>
     new Promise((resolve) => {
       const unwatch = watchers.watch(id, { ended: done, progressed() {} });
       signal.addEventListener('abort', () => done(undefined), { once: true });
+      if (signal.aborted) done(undefined);
       function done(how: Answered | undefined) {
         unwatch();
         resolve(how);
@@ -60,20 +78,20 @@ export function createFollow(db: Database, watchers: Watchers) {
     });
     signal.addEventListener('abort', rouse);
     try {
-      if ((await readEnding(id)) !== undefined) ended = true;
+      if ((await outlast(() => readEnding(id), signal)) !== undefined) ended = true;
       while (!signal.aborted) {
         if (look || ended) {
           const last = ended;
           look = false;
           fresh = [];
-          const rows = await read({ id, seq: cursor });
+          const rows = await outlast(() => read({ id, seq: cursor }), signal);
           for (const event of rows) {
             yield { event };
             cursor = event.seq;
           }
           if (rows.length === READ_AT_ONCE) look = true;
           else if (last) {
-            const ending = await readEnding(id);
+            const ending = await outlast(() => readEnding(id), signal);
             if (ending) yield { ending };
             return;
           }
@@ -101,4 +119,16 @@ export function createFollow(db: Database, watchers: Watchers) {
   }
 
   return { follow, untilEnd };
+}
+
+/** A stream that is open outlasts a database that is away for a moment. */
+async function outlast<Result>(read: () => Promise<Result>, signal: AbortSignal): Promise<Result> {
+  for (;;) {
+    try {
+      return await read();
+    } catch (error) {
+      if (!isPassing(error) || signal.aborted) throw error;
+      await sleep(AGAIN_MS, undefined, { signal }).catch(() => undefined);
+    }
+  }
 }

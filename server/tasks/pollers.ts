@@ -1,4 +1,5 @@
-type Poller = { lanes: readonly string[]; sequential: boolean; woken: boolean; wake: (() => void) | undefined };
+type Kind = { sequential: boolean; choosy: boolean };
+type Poller = Kind & { lanes: readonly string[]; woken: boolean; wake: (() => void) | undefined };
 
 /** Longest sleep without a look, since a wake-up can be lost. */
 const LOOK_MS = 1000;
@@ -13,9 +14,12 @@ export function createPollers() {
   };
 
   return {
-    /** Joins before its first look, so that work that comes between the look and the sleep is not missed. */
-    join(lanes: readonly string[], sequential: boolean) {
-      const poller: Poller = { lanes, sequential, woken: false, wake: undefined };
+    /**
+     * Joins before its first look, so that work that comes between the look and the sleep is not missed. `choosy`: may well pass
+     * over what waits in its lanes.
+     */
+    join(lanes: readonly string[], kind: Kind) {
+      const poller: Poller = { lanes, ...kind, woken: false, wake: undefined };
       for (const lane of lanes) {
         const there = byLane.get(lane);
         if (there) there.add(poller);
@@ -50,12 +54,16 @@ export function createPollers() {
       };
     },
 
-    /** `count` tasks came to wait in a lane: wakes as many, who came first first. */
+    /**
+     * `count` tasks came to wait in a lane: wakes as many, who came first first. Who is choosy, or just looking and perhaps about to
+     * leave with another task, is told but not counted: the task may not be for them.
+     */
     wake(lane: string, count: number): void {
       let left = count;
       for (const poller of byLane.get(lane) ?? []) {
-        if (left-- <= 0) return;
-        if (!poller.woken) rouse(poller);
+        if (left <= 0) return;
+        if (poller.wake && !poller.choosy) left--;
+        rouse(poller);
       }
     },
 

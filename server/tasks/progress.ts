@@ -45,7 +45,8 @@ export function createProgress(db: Database, bus: Bus, watchers: Watchers, end: 
       const before = last.get(id);
       const step = before === undefined ? 0 : before.answer || answer ? before.step + 1 : before.step;
       last.set(id, { step, answer });
-      (steps[step] ??= []).push({ event, index });
+      if (step === steps.length) steps.push([]);
+      steps[step]?.push({ event, index });
     }
     for (const step of steps) {
       await Promise.all(

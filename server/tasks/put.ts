@@ -18,7 +18,11 @@ export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers
       const rows = await putTasks(db, groups, bus.instanceId);
       announce(rows);
       let from = 0;
-      return groups.map((group) => rows.slice(from, (from += group.length)));
+      return groups.map((group) => {
+        const own = rows.slice(from, from + group.length);
+        from += group.length;
+        return own;
+      });
     },
   });
 

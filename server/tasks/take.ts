@@ -1,4 +1,5 @@
 import { createCoalescer } from '../db/coalesce.ts';
+import { isPassing } from '../db/errors.ts';
 import type { Database } from '../db/open.ts';
 import { type Head, returnTasks, type Strategy, type TakenTask, takeTasks } from '../db/take-tasks.ts';
 import type { Bus } from './bus.ts';
@@ -70,11 +71,17 @@ export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Poller
   const take = async (request: TakeRequest, signal: AbortSignal): Promise<TakenTask[]> => {
     if (request.waitSeconds === 0) return takeNow(request);
     const untilMs = performance.now() + request.waitSeconds * 1000;
-    const poller = pollers.join(request.lanes, request.strategy === 'sequential');
+    const sequential = request.strategy === 'sequential';
+    const choosy = sequential || request.endpoint !== null || request.minAgeSeconds > 0;
+    const poller = pollers.join(request.lanes, { sequential, choosy });
     try {
       for (;;) {
         poller.looking();
-        const tasks = await takeNow(request);
+        const tasks = await takeNow(request).catch((error) => {
+          // Who waits anyway outlasts a database that is away for a moment.
+          if (!isPassing(error) || performance.now() >= untilMs) throw error;
+          return [];
+        });
         if (tasks.length > 0 || performance.now() >= untilMs) return tasks;
         await poller.sleep(untilMs, signal);
         if (signal.aborted) return [];

@@ -7,6 +7,7 @@ import { createHeads } from './heads.ts';
 import { createPollers } from './pollers.ts';
 import { createProgress } from './progress.ts';
 import { createPut } from './put.ts';
+import { createReaders } from './readers.ts';
 import { createTake } from './take.ts';
 import { createWatchers } from './watchers.ts';
 
@@ -34,7 +35,11 @@ export async function startTasks(options: {
         heads.lower(lane, head);
         pollers.wake(lane, count);
       },
-      ended: (ids, progressed) => void watchers.heard(ids, progressed),
+      ended(ids, progressed, bySql) {
+        void watchers.heard(ids, progressed);
+        if (bySql && ids.length > 0) onCallbacks();
+      },
+      readElsewhere: (ids) => readers.elsewhere(ids),
       keysChanged: onKeysChanged,
       lookAround() {
         pollers.wakeAll();
@@ -43,6 +48,7 @@ export async function startTasks(options: {
     },
   });
   const end = createEnd({ db, bus, pollers, watchers, onCallbacks });
+  const readers = createReaders(end, bus);
 
   return {
     put: createPut(db, bus, heads, pollers),
@@ -50,6 +56,7 @@ export async function startTasks(options: {
     ...createFollow(db, watchers),
     end,
     applyEvents: createProgress(db, bus, watchers, end),
+    readers,
     keysChanged: bus.keysChanged,
     async stop(): Promise<void> {
       watchers.stop();

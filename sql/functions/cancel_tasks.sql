@@ -22,12 +22,11 @@ begin
         and not exists (select from result r where r.id = t.id)
     ), from_ready as (
       delete from ready where ctid = any (array(
-        select w.ctid from live l cross join lateral (
-          select w.ctid from ready w
-          where w.lane_id = l.lane_id and w.id = l.id
-            -- the rank it was put with, then any other: the index leads with it
-            and w.rank = any (case when v_look = 1 then array[l.rank] else array(select lane_ranks(l.lane_id)) end)
-          for update) w))
+        select w.ctid from live l
+        -- the rank it was put with, then any other: the index leads with it
+        cross join lateral (select l.rank where v_look = 1 union all select k from lane_ranks(l.lane_id) k where v_look = 2) k(rank)
+        cross join lateral (
+          select w.ctid from ready w where w.lane_id = l.lane_id and w.rank = k.rank and w.id = l.id for update) w))
       returning id, null::timestamptz as taken_at, attempt, null::text as worker
     ), from_running as (
       delete from running where ctid = any (array(
@@ -49,13 +48,15 @@ $$;
 
 create or replace function tasklane.cancel_tasks(p_ids bigint[], p_tenant_ids int[] default null)
 returns table (ord int, id bigint, refusal text, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
-language plpgsql set search_path = tasklane set plan_cache_mode = force_generic_plan as $$
+language plpgsql set search_path = tasklane
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
 -- Withdraws tasks for their owners: waiting, deferred and running alike. A tenant, where given, must be the task's.
 -- Returns  a row a task, in order. refusal: null when this call cancelled it, unknown (another tenant's too), else the state it is in.
 #variable_conflict use_column
 declare
   v_own bigint[] := (select array_agg(distinct t.id)
-                     from unnest(p_ids) with ordinality as i(id, ord) join task t on t.id = i.id
+                     from unnest(p_ids) with ordinality as i(id, ord) cross join lateral (select * from task t where t.id = i.id limit 1) t
                      where p_tenant_ids[i.ord] is null or p_tenant_ids[i.ord] = t.tenant_id);
 begin
   return query

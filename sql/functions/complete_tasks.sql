@@ -13,6 +13,7 @@ set plan_cache_mode = force_generic_plan as $$
 declare
   v_ended result[];
   v_ords int[];  -- which answer ended each
+  v_done bigint[];
   v_late bigint[];
 begin
   with input as materialized (
@@ -29,17 +30,18 @@ begin
     select r.*, i.status_code, i.request_id, i.body, i.ord
     from (select * from input order by id) i
     cross join lateral (
-      select r.ctid as tid, r.* from running r where r.id = i.id and (i.attempt is null or i.attempt = r.attempt) for update
+      select * from running r where r.id = i.id and (i.attempt is null or i.attempt = r.attempt) for update
     ) r
-  ), gone as (
-    delete from running where ctid = any (array(select l.tid from locked l where l.expires_at > now()))
   )
   select array_agg((l.id, now(), l.taken_at, case when l.status_code between 200 and 299 then 'succeeded' else 'failed' end::outcome, l.attempt,
                     l.status_code, l.request_id, l.worker, l.body::json)::result order by l.id) filter (where l.expires_at > now()),
          coalesce(array_agg(l.ord order by l.id) filter (where l.expires_at > now()), '{}'),
-         array_agg(l.id) filter (where l.expires_at <= now())
-    into v_ended, v_ords, v_late
+         array_agg(l.id) filter (where l.expires_at > now()), array_agg(l.id) filter (where l.expires_at <= now())
+    into v_ended, v_ords, v_done, v_late
   from locked l;
+
+  -- A statement of its own: the one above can't see the new version of a row whose lease was extended while it waited for the lock.
+  delete from running where id = any (v_done);
 
   if v_late is not null then
     perform expire_tasks(v_late);
@@ -59,7 +61,8 @@ end
 $$;
 
 create or replace function tasklane.refusal(p_id bigint, p_attempt int, p_status_code int, p_body text) returns text
-language plpgsql set search_path = tasklane as $$
+language plpgsql set search_path = tasklane
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 -- Why complete_tasks did not end a task: repeated, unknown, or the state it is in.
 declare
   v_result result;

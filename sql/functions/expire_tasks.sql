@@ -1,8 +1,8 @@
 create or replace function tasklane.expire_tasks(p_ids bigint[])
 returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
-language sql set search_path = tasklane as $$
+language sql set search_path = tasklane set enable_seqscan = off as $$
   -- Ends those of the tasks whose deadline has passed and that have not ended. Returns these, as end_tasks does.
-  select w.* from withdraw_tasks(array(select t.id from unnest(p_ids) i(id) join task t on t.id = i.id where t.expires_at <= now()),
+  select w.* from withdraw_tasks(array(select t.id from unnest(p_ids) i(id) cross join lateral (select * from task t where t.id = i.id limit 1) t where t.expires_at <= now()),
                                  'expired') w
 $$;
 

@@ -1,7 +1,9 @@
 create or replace function tasklane.make_partitions(p_days int default 7) returns void
-language plpgsql set search_path = tasklane as $$
+language plpgsql set search_path = tasklane set lock_timeout = '500ms' as $$
 -- Makes the daily partitions of task, result and task_event for today and p_days ahead, where they are missing. A day's
 -- rows that fell into the default partition meanwhile move into the new one.
+-- Raises   55P03 when a transaction stands in the way for half a second: everyone would queue up behind us, and two in a knot (less than
+--          deadlock_timeout: it is we who give way). Nothing is changed then; try again.
 declare
   v_day timestamptz;
   v_table text;
@@ -17,6 +19,10 @@ begin
       continue when to_regclass('tasklane.' || v_name) is not null;
       v_from := first_id_of(v_day);
       v_to := first_id_of(v_day + interval '24 hours');
+      if v_day < now() + interval '1 hour' then
+        -- Rows of this day may be on their way into the default partition: they would make the attachment fail, or fail themselves.
+        execute format('lock table only %I in share mode', v_table);
+      end if;
       execute format('create table %I (like %I including all)', v_name, v_table);
       execute format('with gone as (delete from %I where id >= %s and id < %s returning *) insert into %I select * from gone',
                      v_table || '_default', v_from, v_to, v_name);

@@ -116,13 +116,16 @@ create or replace function tasklane.emit_event(task_id text, event_name text, ev
 language plpgsql set search_path = tasklane as $$
 -- Reports progress of a running task: select tasklane.emit_event('TASK-…', 'chunk', '{"delta": "Hello"}');
 -- Returns  the event's number within the task. Raises TL404 for an unknown task, TL409 when it does not run, TL400 for the
---          names completion and error, which a stream keeps for its end.
+--          names completion and error, which a stream keeps for its end, and for a name or id of more than one line.
 #variable_conflict use_column
 declare
   v_done record;
 begin
   if emit_event.event_name in ('completion', 'error') or coalesce(emit_event.event_name, '') = '' then
     raise exception using errcode = 'TL400', message = 'event_name is missing, or one of completion and error, which are reserved';
+  end if;
+  if concat(emit_event.event_name, emit_event.event_id) ~ '[\r\n]' then
+    raise exception using errcode = 'TL400', message = 'event_name and event_id must be one line: a stream writes them as lines';
   end if;
   select e.* into v_done from emit_events(array[existing_id(emit_event.task_id)], array[emit_event.attempt], array[emit_event.event_id],
     array[emit_event.event_name], array[emit_event.event_data::text]) e;

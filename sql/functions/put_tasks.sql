@@ -25,8 +25,9 @@ begin
     select i.ord::int, i.grp, i.tenant_id, i.key_id, i.mode::response_mode as mode, (100 - i.priority)::smallint as rank,
            now() + make_interval(secs => i.timeout) as expires_at, i.callback_url, i.trace_id, i.data::json as data,
            i.queue, i.endpoint, i.level, case when i.queue is null then i.data::json ->> 'model' end as model,
-           -- what decides the lane, as one value that can be hashed
-           concat_ws(E'\x1f', i.level, coalesce(i.queue, E'\x1e' || (i.data::json ->> 'model')), i.endpoint) as place
+           -- what decides the lane, as one value that can be hashed; quoted, or one item could pose as another
+           concat_ws(' ', i.level, quote_nullable(i.queue), quote_nullable(i.endpoint),
+                     case when i.queue is null then quote_nullable(i.data::json ->> 'model') end) as place
     from unnest(p_groups, p_tenant_ids, p_key_ids, p_queues, p_endpoints, p_levels, p_modes, p_priorities, p_timeouts,
                 p_callback_urls, p_trace_ids, p_data)
       with ordinality as i(grp, tenant_id, key_id, queue, endpoint, level, mode, priority, timeout, callback_url, trace_id,

@@ -16,7 +16,7 @@ begin
   end if;
   perform set_queue(register_queue.queue, settings);
   return register_queue.queue;
-exception when check_violation or not_null_violation then
+exception when check_violation or not_null_violation or data_exception then
   raise exception using errcode = 'TL400', message = format('queue %s can not be registered: %s', to_json(register_queue.queue), sqlerrm);
 end
 $$;

@@ -25,13 +25,14 @@ begin
     -- every young task on the way.
     return query
     select l.turn::int, row_number() over (partition by l.turn order by r.rank, r.id)::int, l.lane_id, r.rank, r.id
-    from unnest(p_lane_ids) with ordinality as l(lane_id, turn)
+    from unnest(p_lane_ids, p_hint_ranks, p_hint_ids) with ordinality as l(lane_id, hint_rank, hint_id, turn)
     cross join lateral (
       select o.rank, o.id
-      from tasklane.lane_ranks(l.lane_id) k(rank)
+      from tasklane.lane_ranks(l.lane_id, l.hint_rank, l.hint_id) k(rank)
       cross join lateral (
         select w.rank, w.id from tasklane.ready w
-        where w.lane_id = l.lane_id and w.rank = k.rank and w.id < p_before and w.expires_at > now()
+        where w.lane_id = l.lane_id and w.rank = k.rank and w.id >= case when k.rank = l.hint_rank then l.hint_id else 0 end
+          and w.id < p_before and w.expires_at > now()
         order by w.lane_id, w.rank, w.id limit p_each
       ) o
       order by o.rank, o.id limit p_each
@@ -40,17 +41,20 @@ begin
 end
 $$;
 
-create or replace function tasklane.lane_ranks(p_lane_id int) returns setof smallint
-language plpgsql stable rows 4 as $$
--- The ranks that occur in a lane, ascending, by stepping through the index from one to the next.
+create or replace function tasklane.lane_ranks(p_lane_id int, p_rank smallint default 0, p_id bigint default 0) returns setof smallint
+language plpgsql stable rows 4
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+-- The ranks that occur in a lane from (p_rank, p_id) on, ascending, by stepping through the index from one to the next.
 declare
-  v_rank smallint := -1;
+  v_rank smallint;
 begin
   loop
     select w.rank into v_rank from tasklane.ready w
-    where w.lane_id = p_lane_id and w.rank > v_rank order by w.lane_id, w.rank, w.id limit 1;
+    where w.lane_id = p_lane_id and (w.rank, w.id) >= (p_rank, p_id) order by w.lane_id, w.rank, w.id limit 1;
     exit when not found;
     return next v_rank;
+    p_rank := v_rank + 1;
+    p_id := 0;
   end loop;
 end
 $$;

@@ -20,7 +20,8 @@ create or replace function tasklane.parse_task_id(p_task_id text) returns bigint
 language sql stable parallel safe as $$
   -- The number that a printed id spells, without a look-up; null when it is no printed id.
   -- Adding up intervals can't fail, as a cast can; a date that does not exist (30 February, 24:00:00) prints as another.
-  select case when to_char(a.at, 'YYMMDDHH24MISS') = p.part[1]
+  -- In 2054 the numbers run out.
+  select case when to_char(a.at, 'YYMMDDHH24MISS') = p.part[1] and a.at >= '2025-01-01' and a.at < '2054-01-01'
               then tasklane.first_id_of(a.at at time zone 'UTC') + (p.part[2] || p.part[3])::bigint end
   from (select regexp_match(p_task_id, '^TASK-[0-9]{1,10}-[0-9]{1,2}-[BSCP]-([0-9]{12})-([0-9]{4})-([0-9]{6})$') as part) p
   cross join lateral (

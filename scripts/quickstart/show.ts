@@ -1,0 +1,27 @@
+import { styleText } from 'node:util';
+
+const LABEL = 12;
+
+/** What the quickstart tells the person at the terminal. */
+export const show = {
+  heading(name: string, about: string): void {
+    process.stdout.write(`\n${styleText('bold', name.padEnd(LABEL + 2))}${about}\n`);
+  },
+  line(label: string, text: string): void {
+    process.stdout.write(`  ${label.padEnd(LABEL)}${text}\n`);
+  },
+  /** Begins a line that `more` goes on with, piece by piece. */
+  begin(label: string): void {
+    process.stdout.write(`  ${label.padEnd(LABEL)}`);
+  },
+  more(text: string): void {
+    process.stdout.write(text);
+  },
+  plain(text: string): void {
+    process.stdout.write(`${text}\n`);
+  },
+};
+
+export function milliseconds(from: number, to = performance.now()): string {
+  return to - from < 10_000 ? `${Math.round(to - from)} ms` : `${((to - from) / 1000).toFixed(1)} s`;
+}

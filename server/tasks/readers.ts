@@ -1,0 +1,75 @@
+import type { Bus } from './bus.ts';
+import type { End } from './end.ts';
+
+/** A dropped stream has this long to come back, here or at another server, before its task is cancelled. */
+const RESUME_MS = 10_000;
+/** How often a server says that it has a reader of a stream that another one looks after. */
+const READING_MS = 4000;
+/** The database decides whether a deadline has passed; it is asked a little after our clock says so, and again. */
+const CLOCK_SLACK_MS = 20;
+const ASK_AGAIN_MS = 500;
+
+/** Ends a task when its time is over. Gives a function that calls it off, to be called once the task has ended. */
+export function expireAt(end: End, id: string, seconds: number): () => void {
+  let off = false;
+  let timer = setTimeout(expire, Math.max(0, seconds * 1000) + CLOCK_SLACK_MS);
+  async function expire() {
+    await end.expire(id).catch(() => false);
+    if (!off) timer = setTimeout(expire, ASK_AGAIN_MS);
+  }
+  return () => {
+    off = true;
+    clearTimeout(timer);
+  };
+}
+
+/** Who reads the streaming tasks that were put here: their last reader's leaving cancels them. */
+export function createReaders(end: End, bus: Bus) {
+  const own = new Map<string, { here: number; leaving: NodeJS.Timeout | undefined }>();
+
+  const waitForReader = (id: string) => {
+    const stream = own.get(id);
+    if (!stream) return;
+    clearTimeout(stream.leaving);
+    stream.leaving = setTimeout(() => {
+      own.delete(id);
+      // Refused when it has ended meanwhile, which is as good.
+      end.cancel(id, null).catch(() => undefined);
+    }, RESUME_MS);
+  };
+
+  return {
+    /** This process looks after the stream of a task that was put just now. */
+    lookAfter(id: string): void {
+      own.set(id, { here: 0, leaving: undefined });
+    },
+
+    /** A reader comes; gives the function that says it has left, and whether the stream had come to its end. */
+    arrive(id: string, secondsLeft: number): (ended: boolean) => void {
+      const stream = own.get(id);
+      const callOff = expireAt(end, id, secondsLeft);
+      let saying: NodeJS.Timeout | undefined;
+      if (stream) {
+        stream.here++;
+        clearTimeout(stream.leaving);
+      } else {
+        bus.reading(id);
+        saying = setInterval(() => bus.reading(id), READING_MS);
+      }
+      return (ended) => {
+        callOff();
+        clearInterval(saying);
+        if (!stream) return;
+        stream.here--;
+        if (ended) own.delete(id);
+        else if (stream.here === 0) waitForReader(id);
+      };
+    },
+
+    /** Another server has readers of these streams. */
+    elsewhere(ids: readonly string[]): void {
+      for (const id of ids) if (own.get(id)?.here === 0) waitForReader(id);
+    },
+  };
+}
+export type Readers = ReturnType<typeof createReaders>;
