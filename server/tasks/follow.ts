@@ -1,13 +1,12 @@
-import { setTimeout, setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createCoalescer } from '../db/coalesce.ts';
-import { isPassing, isPassing } from '../db/errors.ts';
+import { isPassing } from '../db/errors.ts';
 import { readEvents, type StoredEvent } from '../db/events.ts';
 import type { Database } from '../db/open.ts';
 import { type Ending, readEndings } from '../db/read-tasks.ts';
 import type { Answered, Watchers } from './watchers.ts';
 
 const READ_AT_ONCE = 500;
-const AGAIN_MS = 500;
 /** Events that came in while the reader was slow are dropped from memory and read from the database later. */
 const MAX_FRESH = 100;
 /** Between attempts to read while the database is away. */
@@ -28,18 +27,6 @@ export function createFollow(db: Database, watchers: Watchers) {
       return ids.map((id) => endings.get(id));
     },
   });
-
-  /** A stream outlasts a database that is away for a moment. */
-  const patiently = async <T>(look: () => Promise<T>, signal: AbortSignal): Promise<T> => {
-    for (;;) {
-      try {
-        return await look();
-      } catch (error) {
-        if (!isPassing(error) || signal.aborted) throw error;
-        await setTimeout(AGAIN_MS);
-      }
-    }
-  };
 
   /** How a task that was put just now ended, as soon as it has; undefined when `signal` aborts first. */
   const untilEnd = (id: string, signal: AbortSignal): Promise<Answered | undefined> =>

@@ -214,6 +214,30 @@ describe('the end of a task', () => {
     );
   });
 
+  test('a complete that meets the extension of a lease still ends the task', async () => {
+    const id = await running();
+    const [, end] = await hold(a, () =>
+      a.run('update tasklane.running set lease_until = now() + interval $$1 hour$$ where id = $1', [id]),
+    );
+    const complete = b.verdicts([{ id }]);
+    await untilBlocked(db, b);
+    await end('commit');
+    assert.deepEqual(await complete, ['completed']);
+    assert.equal(await db.value('select count(*)::int from tasklane.running where id = $1', [id]), 0);
+  });
+
+  test('a cancel that meets the extension of a lease still ends the task', async () => {
+    const id = await running();
+    const [, end] = await hold(a, () =>
+      a.run('update tasklane.running set lease_until = now() + interval $$1 hour$$ where id = $1', [id]),
+    );
+    const cancel = b.refusals([id]);
+    await untilBlocked(db, b);
+    await end('commit');
+    assert.deepEqual(await cancel, [null]);
+    assert.equal(await db.value('select count(*)::int from tasklane.running where id = $1', [id]), 0);
+  });
+
   test('a withdrawal locks in the order of ids, whatever order it is given', async () => {
     const list = (await Promise.all([running(), running()])).sort((x, y) => Number(x - y)) as [bigint, bigint];
     const [, end] = await hold(a, () => a.complete([{ id: list[0] }]));
