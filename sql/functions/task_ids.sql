@@ -9,7 +9,7 @@ create or replace function tasklane.print_task_id(
 ) returns text
 language sql stable parallel safe as $$
   -- TASK-{queue number}-{level}-{B|S|C|P}-{yyMMddHHmmss}-{4 digits}-{6 digits}; parse_task_id turns it back.
-  -- Stable, as to_char is: called immutable it would not be inlined, and a put would take a third longer.
+  -- Stable, as to_char is: called immutable it would not be inlined, which costs 3-4 µs a task (a put: 20).
   select 'TASK-' || p_queue_id || '-' || p_level || '-'
     || case p_mode when 'batch' then 'P' else upper(left(p_mode::text, 1)) end || '-'
     || to_char(to_timestamp(p_id / 10000000000 + 1735689600) at time zone 'UTC', 'YYMMDDHH24MISS') || '-'
