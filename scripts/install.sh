@@ -5,7 +5,7 @@ if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modu
     echo "npm is needed to install Tasklane's packages: see https://nodejs.org/en/download" >&2
     exit 1
   fi
-  npm ci --no-audit --no-fund >&2
+  npm ci --no-audit --no-fund --loglevel=error >&2
 fi
 PATH="$PWD/node_modules/.bin:$PATH"
 export PATH

@@ -87,12 +87,16 @@ async function start(
     shouldUpgradeCallback: (req) => req.headers.upgrade?.toLowerCase() === 'websocket',
   });
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      const taken = error.code === 'EADDRINUSE';
+      reject(taken ? new Error(`${config.HOST} port ${config.PORT} is taken by another program: set PORT`) : error);
+    });
     server.listen(config.PORT, config.HOST, 4096, resolve);
   });
   const { port } = server.address() as AddressInfo;
   const wildcard = config.HOST === '0.0.0.0' || config.HOST === '::';
-  const instance = config.TASKLANE_INSTANCE ?? `${wildcard ? hostname() : config.HOST}:${port}`;
+  const host = config.HOST.includes(':') ? `[${config.HOST}]` : config.HOST;
+  const instance = config.TASKLANE_INSTANCE ?? `${wildcard ? hostname() : host}:${port}`;
 
   const auth = await createAuth(db, adminKey);
   let onCallbacks: () => void = () => undefined;
@@ -127,7 +131,7 @@ async function start(
     clearInterval(idle);
     clearTimeout(late);
   });
-  process.stdout.write(`tasklane listening on http://${config.HOST}:${port}\n`);
+  process.stdout.write(`tasklane listening on http://${host}:${port}\n`);
 }
 
 main().catch((error: Error) => {

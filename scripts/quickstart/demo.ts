@@ -83,13 +83,17 @@ export async function askInBulk(demo: Demo, asks: readonly Ask[], live: readonly
   const { client, checks, signal } = demo;
   const [liveLane, bulkLane] = LIVE_FIRST.lanes as [string, string];
   const started = performance.now();
+  let done = false;
   const answered = putAll(
     demo,
     asks.map((ask) => ({ lane: bulkLane, ask })),
-  ).finally(() => {
-    done = true;
-  });
-  let done = false;
+  );
+  // Its failure is awaited below; here it only ends the loop.
+  void answered
+    .catch(() => undefined)
+    .then(() => {
+      done = true;
+    });
   const liveIds: string[] = [];
   const times: number[] = [];
   let liveRight = 0;
@@ -170,7 +174,7 @@ async function showOrder(
     ((/-(.)$/.exec(queueOf((puts[place] as { lane: string }).lane))?.[1] ?? '') + (place + 1)).padEnd(3);
   show.line(
     strategy.padEnd(16),
-    `${about.padEnd(48)}${order.map(name).join(' ')}${ok && right === puts.length ? '' : '   WRONG'}`,
+    `${about.padEnd(48)}${order.map(name).join(' ').trimEnd()}${ok && right === puts.length ? '' : '   WRONG'}`,
   );
 }
 

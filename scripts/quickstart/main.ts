@@ -48,7 +48,9 @@ async function main(): Promise<number> {
 
   show.heading('Tasklane', 'a queue server that needs nothing but Postgres');
   if (DATABASE_URL) show.line('note', 'DATABASE_URL is left alone: the quickstart uses a Postgres of its own');
-  const server = await startServer({ root: ROOT, dataDir, host: HOST || '127.0.0.1', port: Number(PORT || 8080) });
+  const port = Number(PORT || 8080);
+  if (!Number.isInteger(port) || port < 0 || port > 65_535) throw new Plain(`PORT is ${PORT}, and no port`);
+  const server = await startServer({ root: ROOT, dataDir, host: HOST || '127.0.0.1', port });
   stops.unshift(server.stop);
   interrupted.signal.throwIfAborted();
   show.line('server', `${server.url}, its Postgres in ${dataDir}, ready after ${milliseconds(started)}`);
@@ -132,7 +134,7 @@ async function runDemo(demo: Demo, asks: readonly Ask[], bulk: number): Promise<
   await part(() => askInBulk(demo, some(bulk, 0), some(realModel ? 2 : 10, bulk)));
   show.heading(
     'strategies',
-    'which of the waiting tasks a worker gets; each task with its place in the call that put them',
+    'which waiting task a worker gets: tasks in the order they were taken, named by lane and place in the put',
   );
   show.line(
     LIVE_FIRST.strategy.padEnd(16),
@@ -181,14 +183,14 @@ async function cancelLeftovers(client: Tasklane): Promise<void> {
 function showWhatNext(url: string, dataDir: string, logs: string[]): void {
   const key = TASKLANE_ADMIN_KEY ? '$TASKLANE_ADMIN_KEY' : `$(cat ${dataDir}/admin.key)`;
   const put = (mode: string) =>
-    `curl -sN ${url}/v1/queue/put -H "$AUTH" -d '{"queue": "documents", "endpoint": "${ENDPOINT}", "response_mode": "${mode}",\n    "data": {"messages": [{"role": "user", "content": "How many words do I write?"}]}}'`;
+    `curl -sN -w '\\n' ${url}/v1/queue/put -H "$AUTH" -d '{"queue": "documents", "endpoint": "${ENDPOINT}", "response_mode": "${mode}",\n    "data": {"messages": [{"role": "user", "content": "How many words do I write?"}]}}'`;
   show.heading('next', 'the server and the worker go on until Ctrl-C; in another terminal, in this folder:');
   show.plain(`
   AUTH="Authorization: Bearer ${key}"
   ${put('blocking')}
   ${put('streaming')}
-  curl -s ${url}/v1/queues -H "$AUTH"
-  curl -s "${url}/v1/tasks?limit=2" -H "$AUTH"
+  curl -s -w '\\n' ${url}/v1/queues -H "$AUTH"
+  curl -s -w '\\n' "${url}/v1/tasks?limit=2" -H "$AUTH"
   psql "$(cat ${dataDir}/database.url)" -c "select task_id, queue, status from tasklane.task_status order by id desc limit 9"
 
   admin key   ${TASKLANE_ADMIN_KEY ? 'that of TASKLANE_ADMIN_KEY' : `${dataDir}/admin.key`}

@@ -102,7 +102,8 @@ async function checkPort(host: string, port: number, dataDir: string): Promise<v
     probe.listen(port, host);
     await once(probe, 'listening');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw new Plain(`${(error as Error).message}`);
+    if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE')
+      throw new Plain(`Cannot listen on ${host}:${port}: ${(error as Error).message}`);
     const holder = holderOf(dataDir, `http://${host}:${port}`);
     throw new Plain(
       holder === undefined

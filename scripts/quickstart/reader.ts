@@ -64,6 +64,7 @@ function longest(all: readonly string[]): string {
 }
 
 function firstSentence(prose: string): string {
-  const paragraph = prose.split(/\n\s*\n/)[0]?.replace(/\s+/g, ' ') ?? '';
+  const paragraphs = prose.split(/\n\s*\n/).filter((text) => !text.startsWith('|'));
+  const paragraph = paragraphs[0]?.replace(/\s+/g, ' ') ?? '';
   return /^.*?[.:!?](?= |$)/.exec(paragraph)?.[0] ?? (paragraph || 'none');
 }

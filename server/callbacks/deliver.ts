@@ -1,5 +1,6 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { claimCallbacks, type DueCallback, type Settled, settleCallbacks } from '../db/callbacks.ts';
+import { claimCallbacks, type DueCallback, nextCallbackAt, type Settled, settleCallbacks } from '../db/callbacks.ts';
 import { createCoalescer } from '../db/coalesce.ts';
 import type { Database } from '../db/open.ts';
 import { minifyJson } from '../protocol/json.ts';
@@ -7,20 +8,42 @@ import type { AddressRule } from './address.ts';
 import { sendCallback } from './send.ts';
 import { signCallback } from './sign.ts';
 
-const AT_ONCE = 50;
+/** Many, since a receiver that does not answer holds its place for 30 s. */
+const AT_ONCE = 200;
+const STOP_MS = 2000;
 
 /**
- * Sends all callbacks that are due, up to 50 at a time, and returns when none is left. Each is claimed for two minutes, so other servers
- * may do the same beside, and what a dying one had claimed is sent again: receivers know a repeat by its `webhook-id`.
+ * Sends callbacks. Each is claimed for two minutes, so other servers may do the same beside, and what a dying one had claimed is sent
+ * again: receivers know a repeat by its `webhook-id`.
  */
-export async function deliverCallbacks(deps: { db: Database; rule: AddressRule; log: Logger }): Promise<void> {
-  const { db, rule, log } = deps;
+export function createDelivery(deps: {
+  db: Database;
+  rule: AddressRule;
+  log: Logger;
+  /** Asks for a look at a time (epoch ms of the database), in place of the one asked for before. */
+  lookAt(at: number): Promise<void>;
+}) {
+  const { db, rule, log, lookAt } = deps;
+  const sending = new Set<Promise<void>>();
+  let looking = false;
+  let again = false;
+  let more = false;
+  let stopped = false;
+
   const settle = createCoalescer<Settled, undefined>({
     async run(settled) {
       await settleCallbacks(db, settled);
+      await askAgain().catch((error) =>
+        log.warn({ err: error }, 'could not ask for the next delivery; the crontab will'),
+      );
       return settled.map(() => undefined);
     },
   });
+
+  const askAgain = async () => {
+    const next = more || stopped ? undefined : await nextCallbackAt(db);
+    if (next !== undefined) await lookAt(next);
+  };
 
   const deliver = async (callback: DueCallback) => {
     const body = minifyJson(callback.body);
@@ -50,14 +73,47 @@ export async function deliverCallbacks(deps: { db: Database; rule: AddressRule; 
     });
   };
 
-  const sending = new Set<Promise<void>>();
-  for (;;) {
-    const due = sending.size < AT_ONCE ? await claimCallbacks(db, AT_ONCE - sending.size) : [];
-    for (const callback of due) {
-      const sent = deliver(callback).finally(() => sending.delete(sent));
-      sending.add(sent);
+  const send = (callback: DueCallback) => {
+    const sent = deliver(callback)
+      .catch((error) => log.warn({ err: error }, 'could not settle a callback; it will be sent again'))
+      .finally(() => {
+        sending.delete(sent);
+        if (more) void look().catch((error) => log.warn({ err: error }, 'could not look for callbacks'));
+      });
+    sending.add(sent);
+  };
+
+  /** Begins to send what is due, up to 200 at a time; the rest follows as these end. Does not wait for receivers. */
+  const look = async (): Promise<void> => {
+    again = true;
+    if (looking) return;
+    looking = true;
+    try {
+      while (again && !stopped) {
+        again = false;
+        const room = AT_ONCE - sending.size;
+        if (room === 0) {
+          more = true;
+          return;
+        }
+        const due = await claimCallbacks(db, room);
+        more = due.length === room;
+        for (const callback of due) send(callback);
+      }
+    } finally {
+      looking = false;
     }
-    if (sending.size === 0) return;
-    if (due.length === 0) await Promise.race(sending);
-  }
+  };
+
+  return {
+    look,
+    /** Gives those that are being sent a moment; the others are sent again, by whichever server, when their claim has lapsed. */
+    async stop(): Promise<void> {
+      stopped = true;
+      const late = new AbortController();
+      const patience = sleep(STOP_MS, undefined, { signal: late.signal }).catch(() => undefined);
+      await Promise.race([Promise.all(sending), patience]);
+      late.abort();
+    },
+  };
 }

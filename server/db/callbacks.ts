@@ -52,7 +52,7 @@ export function listCallbacks(
   return db.call<CallbackRow>('list_callbacks', [tenantId, status, before, limit], ['int', 'text', 'bigint', 'int']);
 }
 
-/** When the next delivery is due (epoch ms), if any is pending. */
+/** When the next delivery is due (epoch ms), if within a minute. */
 export async function nextCallbackAt(db: Database): Promise<number | undefined> {
   const [next] = await db.call<{ next_callback_at: number | null }>('next_callback_at', [], []);
   return next?.next_callback_at ?? undefined;

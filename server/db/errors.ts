@@ -1,7 +1,7 @@
 import { badRequest, TasklaneError, unavailable } from '../protocol/errors.ts';
 
 /** Lost or refused connections, a server that starts or stops, too many clients, a full disk: it may well work again soon. */
-const PASSING = /^(08...|53...|57P0[1-5]|25006|ECONN.*|EPIPE|ENOENT|ETIMEDOUT|EAI_AGAIN)$/;
+const PASSING = /^(08...|53...|57P0[1-5]|25006|55P03|ECONN.*|EPIPE|ENOENT|ETIMEDOUT|EAI_AGAIN)$/;
 /** What only a payload can cause: JSON that Postgres refuses, text it can't store, nesting beyond its stack. */
 const BAD_DATA = /^(22P02|22P05|22021|54001|22032|22030)$/;
 /** Our own functions say which HTTP status their refusal is. */

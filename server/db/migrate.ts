@@ -76,6 +76,7 @@ async function apply(client: pg.Client, sources: Source[]): Promise<void> {
     for (const view of sources.filter((source) => source.name.startsWith('views/')).reverse()) {
       await client.query(`drop view if exists tasklane.${pg.escapeIdentifier(baseName(view.name))}`);
     }
+    if (sources.some((source) => source.name.startsWith('functions/'))) await client.query(DROP_FUNCTIONS);
     for (const source of sources) {
       current = source.name;
       await client.query(source.text);
@@ -92,6 +93,18 @@ async function apply(client: pg.Client, sources: Source[]): Promise<void> {
     throw new Error(`sql/${current}: ${(error as Error).message}`, { cause: error });
   }
 }
+
+// create or replace can't change what a function takes or returns, and would leave the old one beside the new.
+const DROP_FUNCTIONS = `
+  do $do$
+  declare
+    f record;
+  begin
+    for f in select p.oid::regprocedure as name from pg_proc p where p.pronamespace = 'tasklane'::regnamespace loop
+      execute format('drop function %s', f.name);
+    end loop;
+  end
+  $do$`;
 
 // A function says what it does at the top of its body; \df+ shows the same words.
 const COMMENT_FUNCTIONS = `

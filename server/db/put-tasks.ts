@@ -12,6 +12,8 @@ export type NewTask = {
   timeout: number;
   callbackUrl: string | null;
   traceId: string | null;
+  /** Finds the queue where none is named. */
+  model: string | null;
   /** JSON, kept as it is written. */
   data: string;
 };
@@ -29,6 +31,7 @@ export type PutTask = {
 const TYPES = [
   ...['int[]', 'int[]', 'int[]', 'text[]', 'text[]', 'int[]', 'text[]', 'int[]', 'int[]', 'text[]', 'text[]', 'text[]'],
   'int',
+  'text[]',
 ];
 
 /** Puts groups of tasks in one transaction; a group stands or falls as a whole. Gives a row a task, in the order given. */
@@ -50,6 +53,7 @@ export function putTasks(db: Database, groups: readonly (readonly NewTask[])[], 
       tasks.map((task) => task.traceId),
       tasks.map((task) => task.data),
       instanceId,
+      tasks.map((task) => task.model),
     ],
     TYPES,
   );

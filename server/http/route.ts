@@ -6,6 +6,7 @@ import type { Auth, Principal } from '../auth/auth.ts';
 import { badRequest, TasklaneError } from '../protocol/errors.ts';
 import { MalformedJson, parseJson } from '../protocol/json.ts';
 import type { Role } from '../protocol/keys.ts';
+import { traceIdOf } from '../protocol/trace.ts';
 import { readBody } from './body.ts';
 
 /** What a handler answers: JSON by value or, where it already is text, as it stands. undefined: it has answered itself. */
@@ -86,7 +87,7 @@ export function mount(
 
 /** Every response names its request and its trace. */
 export function idHeaders(res: Response): Record<string, string> {
-  return { 'X-BELLA-REQUEST-ID': randomUUID(), 'X-BELLA-TRACE-ID': traceId(res.req) };
+  return { 'X-BELLA-REQUEST-ID': randomUUID(), 'X-BELLA-TRACE-ID': traceIdOf(res.req.headers['x-bella-trace-id']) };
 }
 
 /**
@@ -97,7 +98,7 @@ export function send(res: Response, reply: NonNullable<Reply>): void {
   if (res.headersSent) return;
   const text = reply.text ?? (reply.json === undefined ? undefined : JSON.stringify(reply.json));
   const status = reply.status ?? (text === undefined ? 204 : 200);
-  if (text === undefined || status === 204 || status === 304) {
+  if (text === undefined || status === 204 || status === 205 || status === 304) {
     res.writeHead(status, { ...idHeaders(res), ...reply.headers }).end();
     return;
   }
@@ -139,11 +140,6 @@ export function errorBody(error: TasklaneError) {
 
 function bearer(req: Request): string | undefined {
   return /^Bearer +(\S+) *$/i.exec(req.headers.authorization ?? '')?.[1];
-}
-
-function traceId(req: Request): string {
-  const sent = req.headers['x-bella-trace-id'];
-  return typeof sent === 'string' && /^[\x21-\x7e]{1,200}$/.test(sent) ? sent : `tasklane-${randomUUID()}`;
 }
 
 function queryString(req: Request): string {

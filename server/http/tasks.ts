@@ -41,6 +41,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       timeout: put.timeout,
       callbackUrl: put.callback_url || null,
       traceId: put.trace_id ?? null,
+      model: typeof put.data.model === 'string' ? put.data.model : null,
       data: memberTexts(text).get('data') as string,
     };
   };

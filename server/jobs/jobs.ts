@@ -1,8 +1,7 @@
 import { Logger as JobLogger, run, type TaskList } from 'graphile-worker';
 import type { Logger } from 'pino';
 import type { AddressRule } from '../callbacks/address.ts';
-import { deliverCallbacks } from '../callbacks/deliver.ts';
-import { nextCallbackAt } from '../db/callbacks.ts';
+import { createDelivery } from '../callbacks/deliver.ts';
 import type { EndedTask } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
 import { foldTallies, makePartitions } from '../db/upkeep.ts';
@@ -25,19 +24,22 @@ export async function startJobs(deps: {
 }) {
   const { db, url, rule, log, onExpired } = deps;
 
+  const delivery = createDelivery({
+    db,
+    rule,
+    log,
+    async lookAt(at) {
+      const { addJob } = await starting;
+      await addJob('deliver_callbacks', {}, { jobKey: 'deliver_callbacks_later', runAt: new Date(at) });
+    },
+  });
   const taskList: TaskList = {
     expire: () => expireOverdue(db, onExpired),
     make_partitions: () => makePartitions(db),
-    async deliver_callbacks(_payload, { addJob }) {
-      await deliverCallbacks({ db, rule, log });
-      const next = await nextCallbackAt(db);
-      if (next !== undefined) {
-        await addJob('deliver_callbacks', {}, { jobKey: 'deliver_callbacks_later', runAt: new Date(next) });
-      }
-    },
+    deliver_callbacks: delivery.look,
   };
 
-  const runner = await run({
+  const starting = run({
     connectionString: url,
     taskList,
     crontab: CRONTAB,
@@ -49,6 +51,7 @@ export async function startJobs(deps: {
         log[level === 'warning' ? 'warn' : level === 'info' ? 'debug' : level]({ jobs: true }, message),
     ),
   });
+  const runner = await starting;
   const ended = runner.promise.catch((error: unknown) => log.error({ err: error }, 'the background jobs stopped'));
 
   const folding = setInterval(
@@ -74,6 +77,9 @@ export async function startJobs(deps: {
     asking = false;
   };
 
+  // What was due while no server ran.
+  void askForDelivery();
+
   return {
     /** There are callbacks to deliver. */
     onCallbacks: () => void askForDelivery(),
@@ -81,6 +87,7 @@ export async function startJobs(deps: {
       clearInterval(folding);
       await runner.stop().catch(() => undefined);
       await ended;
+      await delivery.stop();
     },
   };
 }

@@ -1,9 +1,11 @@
-import type { IncomingMessage, Server } from 'node:http';
+import { randomUUID } from 'node:crypto';
+import { type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Logger } from 'pino';
 import { type WebSocket, WebSocketServer } from 'ws';
 import type { Auth } from '../auth/auth.ts';
 import { TasklaneError } from '../protocol/errors.ts';
+import { traceIdOf } from '../protocol/trace.ts';
 import { applyBusEvents } from '../tasks/bus-events.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 
@@ -32,11 +34,9 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
       if (principal.role === 'client') throw new TasklaneError(403, 'a client key may not send events');
       sockets.handleUpgrade(req, socket, head, (webSocket) => serve(webSocket));
     } catch (error) {
-      const status = error instanceof TasklaneError ? error.status : 500;
-      if (status >= 500) log.error({ err: error }, 'could not open a WebSocket');
-      socket.end(
-        `HTTP/1.1 ${status} ${error instanceof TasklaneError ? error.message : 'error'}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`,
-      );
+      const known = error instanceof TasklaneError ? error : new TasklaneError(500, 'internal error');
+      if (known.status >= 500) log.error({ err: error }, 'could not open a WebSocket');
+      refuse(req, socket, known);
     }
   });
 
@@ -77,6 +77,21 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
       sockets.close();
     },
   };
+}
+
+/** Answers like any other route of the Task API; there is no Express response to do so before the upgrade. */
+function refuse(req: IncomingMessage, socket: Duplex, error: TasklaneError): void {
+  const body = JSON.stringify({ code: error.status, message: error.message, timestamp: Date.now() });
+  const headers = {
+    'Content-Type': 'application/json; charset=utf-8',
+    'Content-Length': Buffer.byteLength(body),
+    Connection: 'close',
+    'X-BELLA-REQUEST-ID': randomUUID(),
+    'X-BELLA-TRACE-ID': traceIdOf(req.headers['x-bella-trace-id']),
+    ...error.headers,
+  };
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.end(`HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}\r\n${lines.join('')}\r\n${body}`);
 }
 
 /** From the Authorization header or, for browsers, from a subprotocol `bearer.<key>`. */

@@ -70,14 +70,16 @@ end
 $$;
 
 create or replace function tasklane.delete_queue(queue text) returns void
-language plpgsql set search_path = tasklane as $$
+language plpgsql set search_path = tasklane set lock_timeout = '2s' as $$
 -- Unregisters a queue and its channels. Its finished tasks stay readable; the name is free again.
--- Raises   TL404 for an unknown queue, TL409 while tasks of it wait or run.
+-- Raises   TL404 for an unknown queue, TL409 while tasks of it wait or run, 55P03 when puts stay open for more than 2 s.
 #variable_conflict use_column
 declare
   v_queue_id int := queue_of(delete_queue.queue);
 begin
-  -- New puts look the queue up with a plain read, so a put that is under way may still land; the second look catches it.
+  -- Puts look the queue up without a lock. Waiting for those under way, and holding up new ones until we commit, leaves none
+  -- behind in a queue that is gone.
+  lock table task in share mode;
   update queue set deleted_at = now() where queue_id = v_queue_id;
   if exists (select from running r where r.queue_id = v_queue_id)
      or exists (select from lane l where l.queue_id = v_queue_id

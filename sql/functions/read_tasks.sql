@@ -4,24 +4,33 @@ create or replace function tasklane.list_tasks(
 ) returns setof bigint
 language plpgsql stable set search_path = tasklane set enable_seqscan = off as $$
 -- Ids of tasks, newest first (or oldest), after an id, filtered by tenant, queue, level and status.
--- Waiting, deferred and running tasks are sought among the live ones only; ended ones by walking back through time.
+-- Running and deferred tasks are sought among themselves; waiting ones at the ends of each lane's ranks, however many wait;
+-- ended ones by walking back through time.
 -- Raises   TL404 for an unknown queue.
 #variable_conflict use_column
 declare
-  v_lanes int[] := case when p_queue is not null or p_level is not null then array(
+  v_lanes int[] := case when p_queue is not null or p_level is not null or p_status = 'waiting' then array(
     select l.lane_id from lane l
     where (p_queue is null or l.queue_id = queue_of(p_queue)) and (p_level is null or l.level = p_level)) end;
-  v_from text := case p_status when 'waiting' then 'ready' when 'running' then 'running' when 'deferred' then 'deferred' else 'task' end;
+  v_from text := case p_status when 'running' then 'running s' when 'deferred' then 'deferred s' when 'waiting' then
+      '(select w.id, w.expires_at
+        from unnest($2) l(lane_id) cross join lateral lane_ranks(l.lane_id) k(rank)
+        cross join lateral (
+          select w.id, w.expires_at from ready w join task u on u.id = w.id
+          where w.lane_id = l.lane_id and w.rank = k.rank and ($1 is null or u.tenant_id = $1) and ($3 is null or w.id %1$s $3)
+            and w.expires_at > now()
+          order by w.lane_id %2$s, w.rank %2$s, w.id %2$s limit $4) w) s'
+    else case when p_status is null then 'task s' else 'result s' end end;
 begin
   perform queue_of(p_queue) where p_queue is not null;
-  return query execute format($q$
-    select t.id from %s s join task t on t.id = s.id
-    where ($1 is null or t.tenant_id = $1) and ($2 is null or t.lane_id = any($2)) and ($3 is null or s.id %s $3) and %s
-    order by s.id %s limit $4$q$,
-    case when v_from = 'task' and p_status is not null then 'result' else v_from end,
+  return query execute format(
+    'select t.id from ' || v_from || ' join task t on t.id = s.id
+     where ($1 is null or t.tenant_id = $1) and ($2 is null or t.lane_id = any($2)) and ($3 is null or s.id %1$s $3) and %3$s
+     order by s.id %2$s limit $4',
     case when p_ascending then '>' else '<' end,
-    case when p_status is null then 'true' when v_from = 'task' then format('s.outcome = %L', p_status) else 's.expires_at > now()' end,
-    case when p_ascending then 'asc' else 'desc' end)
+    case when p_ascending then 'asc' else 'desc' end,
+    case when p_status is null then 'true' when p_status in ('waiting', 'running', 'deferred') then 's.expires_at > now()'
+         else format('s.outcome = %L', p_status) end)
   using p_tenant_id, v_lanes, p_after, p_limit;
 end
 $$;

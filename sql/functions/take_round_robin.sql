@@ -33,13 +33,13 @@ create or replace function tasklane.lock_turn(p_list int) returns int
 language plpgsql set search_path = tasklane as $$
 -- The turn at which the last take of this list of lanes stopped, 0 for none; others with the same list wait until the
 -- transaction ends, so that turns alternate exactly, over all instances.
--- Kept in a sequence: a row updated by every take would be a chain of dead versions under a held snapshot. Lists share
--- 1,000 sequences by their hash, so that workers can't make any number of them.
+-- Kept in a sequence: a row updated by every take would be a chain of dead versions under a held snapshot. Each list
+-- has one by its hash, and there are a million at most.
 declare
-  v_name text := 'turn_' || (p_list & 2147483647) % 1000;
+  v_name text := 'turn_' || (p_list & 2147483647) % 1000000;
   v_last int;
 begin
-  perform pg_advisory_xact_lock(hashtext('tasklane.turn'), (p_list & 2147483647) % 1000);
+  perform pg_advisory_xact_lock(hashtext('tasklane.turn'), (p_list & 2147483647) % 1000000);
   if to_regclass('tasklane.' || v_name) is null then
     execute format('create sequence tasklane.%I', v_name);
   end if;
@@ -51,5 +51,5 @@ $$;
 create or replace function tasklane.keep_turn(p_list int, p_turn int) returns void
 language sql set search_path = tasklane as $$
   -- Remembers where a round_robin take stopped, for lock_turn.
-  select setval('tasklane.turn_' || (p_list & 2147483647) % 1000, p_turn)
+  select setval('tasklane.turn_' || (p_list & 2147483647) % 1000000, p_turn)
 $$;

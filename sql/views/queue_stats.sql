@@ -1,18 +1,18 @@
 create or replace view tasklane.queue_stats as
 select q.queue, l.level, q.endpoint, q.paused,
        -- What was put and has not ended, less what runs or is deferred: a count of ready would cost as much as the backlog is long.
-       c.put_count - c.ended_count - c.running - c.deferred as waiting, c.deferred, c.running,
-       c.put_count as total_put_cnt, c.ended_count as total_completed_cnt,
+       l.put_count + coalesce(y.put_count, 0) - l.ended_count - coalesce(y.ended_count, 0) - coalesce(u.running, 0) - coalesce(d.deferred, 0) as waiting,
+       coalesce(d.deferred, 0) as deferred, coalesce(u.running, 0) as running,
+       l.put_count + coalesce(y.put_count, 0) as total_put_cnt, l.ended_count + coalesce(y.ended_count, 0) as total_completed_cnt,
        (extract(epoch from now() - h.created_at) * 1000)::bigint as oldest_waiting_ms,
        q.queue_id, l.lane_id
 from tasklane.queue q
 join tasklane.lane l using (queue_id)
-cross join lateral (
-  select l.put_count + coalesce(sum(y.put_count), 0) as put_count, l.ended_count + coalesce(sum(y.ended_count), 0) as ended_count,
-         (select count(*) from tasklane.running u where u.queue_id = q.queue_id and u.lane_id = l.lane_id) as running,
-         (select count(*) from tasklane.deferred d where d.lane_id = l.lane_id) as deferred
-  from tasklane.lane_tally y where y.lane_id = l.lane_id
-) c
+left join (
+  select y.lane_id, sum(y.put_count) as put_count, sum(y.ended_count) as ended_count from tasklane.lane_tally y group by y.lane_id
+) y using (lane_id)
+left join (select u.lane_id, count(*) as running from tasklane.running u group by u.lane_id) u using (lane_id)
+left join (select d.lane_id, count(*) as deferred from tasklane.deferred d group by d.lane_id) d using (lane_id)
 left join lateral (
   select t.created_at
   from tasklane.lane_ranks(l.lane_id) k(rank)
