@@ -8,11 +8,13 @@ const READING_MS = 4000;
 /** The database decides whether a deadline has passed; it is asked a little after our clock says so, and again. */
 const CLOCK_SLACK_MS = 20;
 const ASK_AGAIN_MS = 500;
+/** A timer set for longer goes off at once; a callback task may have a deadline a month off. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** Ends a task when its time is over. Gives a function that calls it off, to be called once the task has ended. */
 export function expireAt(end: End, id: string, seconds: number): () => void {
   let off = false;
-  let timer = setTimeout(expire, Math.max(0, seconds * 1000) + CLOCK_SLACK_MS);
+  let timer = setTimeout(expire, Math.min(Math.max(0, seconds * 1000) + CLOCK_SLACK_MS, MAX_TIMER_MS));
   async function expire() {
     await end.expire(id).catch(() => false);
     if (!off) timer = setTimeout(expire, ASK_AGAIN_MS);
