@@ -1,5 +1,5 @@
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { hostname } from 'node:os';
 import { setFlagsFromString } from 'node:v8';
 import { createApp } from './app.ts';
@@ -91,6 +91,11 @@ async function start(
     // Java's HttpClient offers h2c with every request: what asks for another protocol is an ordinary request.
     shouldUpgradeCallback: (req) => req.headers.upgrade?.toLowerCase() === 'websocket',
   });
+  const sockets = new Set<Socket>();
+  server.on('connection', (socket: Socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  });
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       const taken = error.code === 'EADDRINUSE';
@@ -129,6 +134,8 @@ async function start(
   stops.push(async () => {
     bus.stop();
     const closed = new Promise((resolve) => server.close(resolve));
+    // Browsers, pools and load balancers connect ahead; what has asked nothing yet does not count as idle.
+    for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy();
     // close() ends the connections that are idle now; those that answer something first would be kept alive.
     const idle = setInterval(() => server.closeIdleConnections(), IDLE_LOOK_MS);
     const late = setTimeout(() => server.closeAllConnections(), DRAIN_MS);

@@ -1,11 +1,11 @@
 import { z } from 'zod';
+import { EVENT_BUS_PATH } from '../protocol/events.ts';
 import { elementTexts } from '../protocol/json.ts';
 import { applyBusEvents } from '../tasks/bus-events.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { type Route, route } from './route.ts';
 
 const MAX_EVENTS = 1000;
-export const EVENT_BUS_PATH = '/v1/queue/eventbus';
 
 export function eventRoutes({ tasks, instance }: { tasks: Tasks; instance: string }): Route[] {
   return [

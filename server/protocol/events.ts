@@ -2,6 +2,9 @@ import { z } from 'zod';
 import { shortText } from './names.ts';
 import { resultBody } from './tasks.ts';
 
+/** Where the event bus's WebSocket is. */
+export const EVENT_BUS_PATH = '/v1/queue/eventbus';
+
 /** Written into a line of an event stream. */
 const oneLine = (max: number) => shortText(max).refine((text) => !/[\r\n]/.test(text), 'must be one line');
 const attempt = z.int().min(1).nullish();

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { shortText } from './names.ts';
 
-export const ROLES = ['client', 'worker', 'admin'] as const;
+const ROLES = ['client', 'worker', 'admin'] as const;
 export type Role = (typeof ROLES)[number];
 
 export const keyBody = z.object({

@@ -1,19 +1,10 @@
 import { z } from 'zod';
 import { endpointName, laneName, level, queueName, shortText } from './names.ts';
 
-export const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'] as const;
-export const STATUSES = [
-  'waiting',
-  'deferred',
-  'running',
-  'succeeded',
-  'failed',
-  'dead',
-  'expired',
-  'cancelled',
-] as const;
+const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'] as const;
+const STATUSES = ['waiting', 'deferred', 'running', 'succeeded', 'failed', 'dead', 'expired', 'cancelled'] as const;
 const MAX_TAKE = 1000;
-export const MAX_PUTS = 1000;
+const MAX_PUTS = 1000;
 
 const PRIORITIES = { low: 1, normal: 5, high: 10, critical: 15 } as const;
 const priority = z.union([
@@ -77,7 +68,6 @@ export const takeBody = z.object({
   min_age_seconds: z.int().min(0).max(2_592_000).default(0),
   worker: z.looseObject({ id: shortText(200).min(1) }).nullish(),
 });
-export type TakeBody = z.infer<typeof takeBody>;
 
 const attempt = z.int().min(1).nullish();
 const answer = {

@@ -74,4 +74,3 @@ export function createReaders(end: End, bus: Bus) {
     },
   };
 }
-export type Readers = ReturnType<typeof createReaders>;

@@ -5,11 +5,11 @@ import type { Logger } from 'pino';
 import { type WebSocket, WebSocketServer } from 'ws';
 import type { Auth } from '../auth/auth.ts';
 import { TasklaneError } from '../protocol/errors.ts';
+import { EVENT_BUS_PATH } from '../protocol/events.ts';
 import { traceIdOf } from '../protocol/trace.ts';
 import { applyBusEvents } from '../tasks/bus-events.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 
-const PATH = '/v1/queue/eventbus';
 const PROTOCOL = 'tasklane';
 const PING_MS = 20_000;
 const AT_ONCE = 500;
@@ -29,7 +29,7 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
   server.on('upgrade', async (req, socket: Duplex, head) => {
     socket.on('error', () => undefined);
     try {
-      if (req.url?.split('?')[0] !== PATH) throw new TasklaneError(404, 'no such WebSocket');
+      if (req.url?.split('?')[0] !== EVENT_BUS_PATH) throw new TasklaneError(404, 'no such WebSocket');
       const principal = await auth.principal(keyOf(req));
       if (principal.role === 'client') throw new TasklaneError(403, 'a client key may not send events');
       sockets.handleUpgrade(req, socket, head, (webSocket) => serve(webSocket));
