@@ -1,0 +1,4 @@
+import { behaviour } from './behaviour.ts';
+import { sqlDriver } from './sql-driver.ts';
+
+behaviour('SQL', sqlDriver);

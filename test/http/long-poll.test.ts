@@ -1,0 +1,259 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { describe, test } from 'node:test';
+import { until } from '../support/server.ts';
+import { CHAT, EMBED, fixture } from './fixture.ts';
+
+const f = fixture();
+
+/** Far less than the second after which a take that waits looks for itself. */
+const AT_ONCE_MS = 800;
+
+/** A take that waits, and how long after `start()` it was answered. */
+const waiting = (lanes: string | string[], more: object = {}) => {
+  let from = performance.now();
+  const answer = f.take(lanes, { wait: 20, ...more }).then((tasks) => ({
+    ids: tasks.map((task) => task.task_id),
+    ms: performance.now() - from,
+  }));
+  return {
+    answer,
+    start() {
+      from = performance.now();
+    },
+  };
+};
+
+/** Resolves once the server has seen everything that was sent to it before, by a call that comes after it. */
+const settled = () => f.client('GET', '/v1/queues');
+
+describe('a take that waits', { concurrency: true }, () => {
+  test('is answered as soon as a task is put', async () => {
+    const queue = await f.queue();
+    const take = waiting(`${queue}:0`);
+    await settled();
+    take.start();
+    const id = await f.put(queue);
+    const { ids, ms } = await take.answer;
+    assert.deepEqual(ids, [id]);
+    assert.ok(ms < AT_ONCE_MS, `${Math.round(ms)} ms`);
+  });
+
+  test('is answered by a put to any of its lanes, of any priority and strategy', async () => {
+    for (const strategy of ['fifo', 'round_robin', 'active_passive', 'sequential']) {
+      const [a, b] = [await f.queue(), await f.queue()];
+      // A head that is known, and a put that comes before it in the lane's order.
+      await f.put(b, { level: 5, priority: 5 });
+      await f.take(`${b}:5`);
+      if (strategy === 'sequential') {
+        const { json } = await f.client('GET', `/v1/tasks?queue=${b}&status=running`);
+        await f.complete(json.data[0].task_id);
+      }
+      const take = waiting([`${a}:0`, `${b}:5`], { strategy });
+      await settled();
+      take.start();
+      const id = await f.put(b, { level: 5, priority: 100 });
+      const { ids, ms } = await take.answer;
+      assert.deepEqual(ids, [id], strategy);
+      assert.ok(ms < AT_ONCE_MS, `${strategy}: ${Math.round(ms)} ms`);
+    }
+  });
+
+  test('with an endpoint is answered by a put to a queue of that endpoint', async () => {
+    const [chat, embed] = [await f.queue(CHAT), await f.queue(EMBED)];
+    const take = waiting([`${chat}:0`, `${embed}:0`], { endpoint: EMBED });
+    await settled();
+    await f.put(chat);
+    take.start();
+    const id = await f.put(embed, { endpoint: EMBED });
+    const { ids, ms } = await take.answer;
+    assert.deepEqual(ids, [id]);
+    assert.ok(ms < AT_ONCE_MS, `${Math.round(ms)} ms`);
+  });
+
+  test('is answered though others, who may not have the task, have waited longer', async () => {
+    const queue = await f.queue();
+    const gone = new AbortController();
+    const others = [{ endpoint: EMBED }, { min_age_seconds: 3600 }].map((more) =>
+      f.worker(
+        'POST',
+        '/v1/queue/take',
+        { queues: [`${queue}:0`], size: 1, wait: 20, ...more },
+        { signal: gone.signal },
+      ),
+    );
+    await settled();
+    const take = waiting(`${queue}:0`);
+    await settled();
+    take.start();
+    const id = await f.put(queue);
+    const { ids, ms } = await take.answer;
+    assert.deepEqual(ids, [id]);
+    assert.ok(ms < AT_ONCE_MS, `${Math.round(ms)} ms`);
+    gone.abort();
+    await Promise.allSettled(others);
+  });
+
+  test('in sequence is answered as soon as the running task of its queue ends', async () => {
+    const queue = await f.queue();
+    const ids = [await f.put(queue), await f.put(queue), await f.put(queue), await f.put(queue)];
+    await f.take(`${queue}:0`, { strategy: 'sequential' });
+    const ends = [
+      (id: string) => f.complete(id),
+      (id: string) => f.client('POST', `/v1/queue/${id}/cancel`),
+      (id: string) => f.complete(id, null, { status_code: 500 }),
+    ];
+    for (const [n, end] of ends.entries()) {
+      const take = waiting(`${queue}:0`, { strategy: 'sequential' });
+      await settled();
+      take.start();
+      await end(ids[n] as string);
+      const answer = await take.answer;
+      assert.deepEqual(answer.ids, [ids[n + 1]]);
+      assert.ok(answer.ms < AT_ONCE_MS, `${Math.round(answer.ms)} ms`);
+    }
+  });
+
+  test('gets one task each when as many are put as wait', async () => {
+    const queue = await f.queue();
+    const takes = Array.from({ length: 30 }, () => waiting(`${queue}:0`));
+    await settled();
+    for (const take of takes) take.start();
+    const put = await Promise.all(Array.from({ length: 30 }, () => f.put(queue)));
+    const answers = await Promise.all(takes.map((take) => take.answer));
+    assert.deepEqual(answers.flatMap((answer) => answer.ids).sort(), put.sort());
+    assert.ok(Math.max(...answers.map((answer) => answer.ms)) < 900, 'none had to look for itself');
+  });
+
+  test('answers an empty object at the end of its wait', async () => {
+    const queue = await f.queue();
+    const from = performance.now();
+    const answer = await f.worker('POST', '/v1/queue/take', { queues: [`${queue}:0`], size: 1, wait: 1 });
+    const ms = performance.now() - from;
+    assert.deepEqual([answer.status, answer.text], [200, '{}']);
+    assert.ok(ms >= 990 && ms < 2500, `${Math.round(ms)} ms`);
+  });
+
+  test('answers at once when there is something already', async () => {
+    const queue = await f.queue();
+    const id = await f.put(queue);
+    const { ids, ms } = await waiting(`${queue}:0`, { size: 1000 }).answer;
+    assert.deepEqual(ids, [id]);
+    assert.ok(ms < AT_ONCE_MS, `${Math.round(ms)} ms`);
+  });
+});
+
+describe('a worker that is gone before the answer to its take', { concurrency: true }, () => {
+  /** The attempt is that of the take that gets the task: 1, if the lost one left no trace. */
+  const comesBack = async (queue: string, id: string) => {
+    const task = await f.takeOne(`${queue}:0`);
+    assert.deepEqual([task.task_id, task.attempt], [id, 1]);
+  };
+
+  test('while it waits, takes nothing', async () => {
+    const queue = await f.queue();
+    const gone = new AbortController();
+    const take = f.worker(
+      'POST',
+      '/v1/queue/take',
+      { queues: [`${queue}:0`], size: 1, wait: 20 },
+      { signal: gone.signal },
+    );
+    await settled();
+    gone.abort();
+    await assert.rejects(take);
+    await comesBack(queue, await f.put(queue));
+  });
+
+  test('while a put comes, leaves the task as if it had not been taken', async () => {
+    for (let round = 0; round < 20; round++) {
+      const queue = await f.queue();
+      const gone = new AbortController();
+      const take = f.worker(
+        'POST',
+        '/v1/queue/take',
+        { queues: [`${queue}:0`], size: 1, wait: 20 },
+        { signal: gone.signal },
+      );
+      await settled();
+      const [, id] = await Promise.all([
+        assert.rejects(take),
+        f.put(queue),
+        Promise.resolve().then(() => gone.abort()),
+      ]);
+      await comesBack(queue, id);
+    }
+  });
+
+  test('just after it asked, leaves all tasks as if they had not been taken', async () => {
+    const queue = await f.queue();
+    const tasks = Array.from({ length: 300 }, (_, n) => ({
+      queue,
+      endpoint: CHAT,
+      data: { n, text: 'x'.repeat(5000) },
+    }));
+    const { json } = await f.client('POST', '/v1/queue/puts', { tasks });
+    const body = JSON.stringify({ queues: [`${queue}:0`], size: 30 });
+    const head = `POST /v1/queue/take HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${f.keys.worker}\r\n`;
+    await Promise.all(
+      Array.from({ length: 10 }, async () => {
+        const socket = connect(Number(new URL(f.server.url).port), '127.0.0.1');
+        await once(socket, 'connect');
+        socket.write(`${head}Content-Length: ${body.length}\r\n\r\n${body}`, () => socket.resetAndDestroy());
+        await once(socket, 'close');
+      }),
+    );
+    const back: { task_id: string; attempt: number }[] = [];
+    await until(async () => {
+      back.push(...(await f.take(`${queue}:0`, { size: 1000, wait: 1 })));
+      return back.length === 300;
+    });
+    assert.deepEqual(back.map((task) => task.task_id).sort(), json.data.sort());
+    assert.deepEqual(new Set(back.map((task) => task.attempt)), new Set([1]));
+  });
+
+  test('in the middle of the answer, leaves all tasks as if they had not been taken', async () => {
+    const queue = await f.queue();
+    // More than the kernel's buffers hold, so that the server is still writing when the first bytes arrive.
+    const ids: string[] = [];
+    for (let n = 0; n < 4; n++) ids.push(await f.put(queue, { data: { text: 'x'.repeat(5_000_000) } }));
+    const body = JSON.stringify({ queues: [`${queue}:0`], size: 10 });
+    const socket = connect(Number(new URL(f.server.url).port), '127.0.0.1');
+    const head = `POST /v1/queue/take HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${f.keys.worker}\r\n`;
+    socket.write(`${head}Content-Length: ${body.length}\r\n\r\n${body}`);
+    const [first] = await once(socket, 'data');
+    assert.match(String(first), /^HTTP\/1\.1 200 OK/);
+    socket.destroy();
+    const back: { task_id: string; attempt: number }[] = [];
+    await until(async () => {
+      back.push(...(await f.take(`${queue}:0`, { size: 10, wait: 1 })));
+      return back.length === 4;
+    });
+    assert.deepEqual(
+      back.map((task) => [task.task_id, task.attempt]),
+      ids.map((id) => [id, 1]),
+    );
+  });
+
+  test('leaves its tasks to another that waits, at once', async () => {
+    const queue = await f.queue();
+    const gone = new AbortController();
+    const first = f.worker(
+      'POST',
+      '/v1/queue/take',
+      { queues: [`${queue}:0`], size: 1, wait: 20 },
+      { signal: gone.signal },
+    );
+    await settled();
+    const second = waiting(`${queue}:0`);
+    await settled();
+    second.start();
+    const id = f.put(queue);
+    gone.abort();
+    await assert.rejects(first);
+    const { ids, ms } = await second.answer;
+    assert.deepEqual(ids, [await id]);
+    assert.ok(ms < AT_ONCE_MS, `${Math.round(ms)} ms`);
+  });
+});

@@ -1,0 +1,84 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { assertRefused, fixture, NO_SUCH_TASK } from './fixture.ts';
+
+const f = fixture();
+
+const CLIENT = ['client', 'admin'];
+const WORKER = ['worker', 'admin'];
+const BOTH = ['client', 'worker', 'admin'];
+const ADMIN = ['admin'];
+
+// Calls that change nothing for a key that may make them: 400 for an empty body, 404 for what there is not.
+const ROUTES: [method: string, path: string, roles: string[], allowed: number, body?: object][] = [
+  ['POST', '/v1/queue/put', CLIENT, 400, {}],
+  ['POST', '/v1/queue/puts', CLIENT, 400, {}],
+  ['POST', '/v1/queue/take', WORKER, 400, {}],
+  ['POST', '/v1/queue/complete', WORKER, 400, {}],
+  ['POST', `/v1/queue/${NO_SUCH_TASK}/complete`, WORKER, 404, { status_code: 200, body: 1 }],
+  ['POST', `/v1/queue/${NO_SUCH_TASK}/cancel`, CLIENT, 404],
+  ['GET', `/v1/queue/${NO_SUCH_TASK}`, BOTH, 404],
+  ['GET', `/v1/queue/${NO_SUCH_TASK}/events`, BOTH, 404],
+  ['GET', '/v1/tasks', BOTH, 200],
+  ['POST', '/v1/queue/events', WORKER, 400, {}],
+  ['GET', '/v1/queue/eventbus', WORKER, 200],
+  ['POST', '/v1/queue/register', WORKER, 400, {}],
+  ['GET', '/v1/queue/nowhere/metadata', BOTH, 404],
+  ['GET', '/v1/queues', BOTH, 200],
+  ['PATCH', '/v1/queue/nowhere', WORKER, 404, {}],
+  ['POST', '/v1/queue/nowhere/pause', WORKER, 404],
+  ['POST', '/v1/queue/nowhere/resume', WORKER, 404],
+  ['DELETE', '/v1/queue/nowhere', WORKER, 404],
+  ['GET', '/v1/queue/nowhere:0/stats', WORKER, 404],
+  ['GET', '/v1/queue/nowhere:0/backlog', WORKER, 404],
+  ['GET', '/v1/console/queue/stats', WORKER, 200],
+  ['POST', '/v1/console/nowhere:0/clear', ADMIN, 404],
+  ['POST', '/v1/channels', WORKER, 400, {}],
+  ['GET', '/v1/channels', BOTH, 200],
+  ['DELETE', '/v1/channels/999', WORKER, 404],
+  ['POST', '/v1/keys', ADMIN, 400, {}],
+  ['GET', '/v1/keys', ADMIN, 200],
+  ['DELETE', '/v1/keys/key-999', ADMIN, 404],
+  ['GET', '/v1/callbacks', CLIENT, 200],
+  ['POST', '/v1/callbacks/999/retry', CLIENT, 404],
+  ['POST', '/v1/callback_secret', CLIENT, 200],
+];
+
+for (const [method, path, roles, allowed, body] of ROUTES) {
+  test(`${method} ${path} is for ${roles.join(', ')}`, async () => {
+    for (const role of ['client', 'worker', 'admin'] as const) {
+      const answer = await f.server.request(method, path, body, { key: f.keys[role] });
+      if (!roles.includes(role)) assertRefused(answer, 403, new RegExp(`^a ${role} key may not`));
+      else assert.equal(answer.status, allowed, `${role}: ${answer.text}`);
+    }
+    for (const key of [null, '', 'sk-nobody', `${f.keys.admin}x`])
+      assertRefused(await f.server.request(method, path, body, { key }), 401);
+    const basic = { headers: { Authorization: `Basic ${f.keys.admin}` }, key: null };
+    assertRefused(await f.server.request(method, path, body, basic), 401);
+  });
+}
+
+test('the table holds every route that the description of the API has', async () => {
+  const { paths } = (await f.server.request('GET', '/openapi.json')).json;
+  const described = Object.entries(paths as Record<string, object>).flatMap(([path, methods]) =>
+    Object.keys(methods).map((method) => `${method.toUpperCase()} ${path.replaceAll(/\{\w+\}/g, '*')}`),
+  );
+  const missing = described.filter((route) => {
+    const [method, path = ''] = route.split(' ');
+    const pattern = new RegExp(`^${path.replaceAll('*', '[^/]+')}$`);
+    return !ROUTES.some((row) => row[0] === method && pattern.test(row[1]));
+  });
+  assert.deepEqual(missing, []);
+});
+
+test('the scheme of the Authorization header may be written in any case', async () => {
+  for (const scheme of ['bearer', 'BEARER', 'Bearer  ']) {
+    const headers = { Authorization: `${scheme} ${f.keys.client}` };
+    assert.equal((await f.server.request('GET', '/v1/queues', undefined, { key: null, headers })).status, 200);
+  }
+});
+
+test('what needs no key answers without one', async () => {
+  for (const path of ['/health', '/actuator/health', '/metrics', '/actuator/prometheus', '/openapi.json'])
+    assert.equal((await f.server.request('GET', path, undefined, { key: null })).status, 200, path);
+});

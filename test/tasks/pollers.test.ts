@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { createPollers } from '../../server/tasks/pollers.ts';
+
+const PLAIN = { sequential: false, choosy: false };
+const SEQUENTIAL = { sequential: true, choosy: true };
+const CHOOSY = { sequential: false, choosy: true };
+const NEVER = new AbortController().signal;
+
+/** Takes that wait, asleep for long; `woken()` names those that were woken since. */
+function sleepers() {
+  const pollers = createPollers();
+  let awake: string[] = [];
+  const join = (name: string, lanes: string[], kind = PLAIN) => {
+    const poller = pollers.join(lanes, kind);
+    const doze = () => {
+      void poller.sleep(performance.now() + 900, NEVER).then(() => awake.push(name));
+    };
+    return { looking: poller.looking, leave: poller.leave, doze };
+  };
+  return {
+    pollers,
+    join,
+    asleep(name: string, lanes: string[], kind = PLAIN) {
+      const poller = join(name, lanes, kind);
+      poller.looking();
+      poller.doze();
+      return poller;
+    },
+    async woken() {
+      await new Promise<void>((resolve) => setImmediate(resolve));
+      const names = awake;
+      awake = [];
+      return names;
+    },
+  };
+}
+
+test('as many are woken as tasks came, who waited longest first', async () => {
+  const { pollers, asleep, woken } = sleepers();
+  for (const name of ['a', 'b', 'c']) asleep(name, ['q:0']);
+  pollers.wake('q:0', 2);
+  assert.deepEqual(await woken(), ['a', 'b']);
+  pollers.wake('q:0', 2);
+  assert.deepEqual(await woken(), ['c']);
+});
+
+test('only those who wait for the lane are woken', async () => {
+  const { pollers, asleep, woken } = sleepers();
+  asleep('a', ['q:0']);
+  asleep('b', ['q:1', 'r:0']);
+  pollers.wake('r:0', 5);
+  assert.deepEqual(await woken(), ['b']);
+  pollers.wake('q:1', 5);
+  pollers.wake('none:0', 5);
+  assert.deepEqual(await woken(), []);
+});
+
+test('one that is looking counts for no task, as it may leave with another', async () => {
+  const { pollers, join, asleep, woken } = sleepers();
+  join('looking', ['q:0']).looking();
+  asleep('asleep', ['q:0']);
+  pollers.wake('q:0', 1);
+  assert.deepEqual(await woken(), ['asleep']);
+});
+
+test('one that was told while it looked does not go to sleep', async () => {
+  const { pollers, join, woken } = sleepers();
+  const poller = join('a', ['q:0']);
+  poller.looking();
+  pollers.wake('q:0', 1);
+  poller.doze();
+  assert.deepEqual(await woken(), ['a']);
+});
+
+test('the choosy are woken, and one more for each task', async () => {
+  const { pollers, asleep, woken } = sleepers();
+  asleep('choosy', ['q:0'], CHOOSY);
+  asleep('a', ['q:0']);
+  asleep('b', ['q:0']);
+  pollers.wake('q:0', 1);
+  assert.deepEqual(await woken(), ['choosy', 'a']);
+});
+
+test('the end of a running task wakes those who take its queue in sequence, at any level', async () => {
+  const { pollers, asleep, woken } = sleepers();
+  asleep('plain', ['q:0']);
+  asleep('other level', ['q:3'], SEQUENTIAL);
+  asleep('other queue', ['qq:0'], SEQUENTIAL);
+  asleep('same', ['x:0', 'q:0'], SEQUENTIAL);
+  pollers.free('q:0');
+  assert.deepEqual((await woken()).sort(), ['other level', 'same']);
+});
+
+test('all are woken when messages may have been lost', async () => {
+  const { pollers, asleep, woken } = sleepers();
+  asleep('a', ['q:0']);
+  asleep('b', ['r:0'], SEQUENTIAL);
+  pollers.wakeAll();
+  assert.deepEqual((await woken()).sort(), ['a', 'b']);
+});
+
+test('who has left is not woken in place of another', async () => {
+  const { pollers, asleep, woken } = sleepers();
+  const { leave } = asleep('gone', ['q:0', 'r:0']);
+  leave();
+  asleep('there', ['q:0']);
+  pollers.wake('q:0', 1);
+  assert.deepEqual(await woken(), ['there']);
+});
+
+test('a sleep ends when its caller goes away, and at its time', async () => {
+  const { pollers } = sleepers();
+  const gone = new AbortController();
+  const poller = pollers.join(['q:0'], PLAIN);
+  const from = performance.now();
+  const asleep = poller.sleep(performance.now() + 60_000, gone.signal);
+  gone.abort();
+  await asleep;
+  await poller.sleep(performance.now() + 60_000, gone.signal);
+  assert.ok(performance.now() - from < 500);
+  await poller.sleep(performance.now() + 20, NEVER);
+  assert.ok(performance.now() - from < 800);
+});
