@@ -49,7 +49,11 @@ export function createApp(deps: AppDeps): Express {
     ...callbackRoutes(deps),
   ];
   mount(app, routes, deps);
-  mountPublic(app, { health: () => ping(db), metrics: createMetrics(() => readLaneStats(db)), routes });
+  mountPublic(app, {
+    health: () => ping(db),
+    metrics: createMetrics(() => readLaneStats(db), deps.tasks.lateTakes),
+    routes,
+  });
 
   app.use((req: Request, res: Response) => sendError(res, notFound(`no route ${req.method} ${req.path}`), log));
   app.use((error: unknown, _req: Request, res: Response, _next: NextFunction) => {

@@ -12,7 +12,7 @@ type Lane = {
 };
 
 /** Prometheus metrics: the process's own, and every lane's counts as the database has them when they are asked for. */
-export function createMetrics(readLanes: () => Promise<readonly Lane[]>) {
+export function createMetrics(readLanes: () => Promise<readonly Lane[]>, lateTakes: () => number) {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   const labelNames = ['queue', 'level'];
@@ -35,10 +35,16 @@ export function createMetrics(readLanes: () => Promise<readonly Lane[]>) {
     labelNames,
     registers: [registry],
   });
+  const late = new Counter({
+    name: 'tasklane_late_takes_total',
+    help: 'Takes that waited and found work only when they looked by themselves, up to a second late: a wake-up was lost',
+    registers: [registry],
+  });
 
   return {
     async render(): Promise<{ contentType: string; text: string }> {
-      for (const metric of [tasks, oldest, put, ended]) metric.reset();
+      for (const metric of [tasks, oldest, put, ended, late]) metric.reset();
+      late.inc(lateTakes());
       for (const lane of await readLanes()) {
         const labels = { queue: lane.queue, level: lane.level };
         for (const state of ['waiting', 'deferred', 'running'] as const) tasks.set({ ...labels, state }, lane[state]);

@@ -10,8 +10,6 @@ export const queueName = z
 export const laneName = z
   .string()
   .regex(/^[A-Za-z0-9_-]{1,64}:\d{1,2}$/, 'write queue:level, with a level from 0 to 99');
-export const endpointName = z.string().min(1).max(256);
-export const modelName = z.string().min(1).max(256);
 export const level = z.int().min(0).max(99);
 /** A Postgres `text` can't hold NUL. */
 export const shortText = (max: number) =>
@@ -19,3 +17,5 @@ export const shortText = (max: number) =>
     .string()
     .max(max)
     .refine((text) => !text.includes('\0'), 'must not contain a NUL character');
+export const endpointName = shortText(256).min(1);
+export const modelName = shortText(256).min(1);

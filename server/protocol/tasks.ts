@@ -21,7 +21,7 @@ const TIMEOUTS = {
 
 export const putBody = z
   .object({
-    queue: z.string().nullish(),
+    queue: shortText(256).nullish(),
     endpoint: endpointName,
     level: level.default(0),
     data: z.looseObject({}),

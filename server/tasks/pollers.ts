@@ -29,6 +29,10 @@ export function createPollers() {
         looking() {
           poller.woken = false;
         },
+        /** Whether it was woken, since it last looked. */
+        get woken(): boolean {
+          return poller.woken;
+        },
         /** Until there may be work, `untilMs` (performance.now) has come, or `signal` aborts. */
         sleep(untilMs: number, signal: AbortSignal): Promise<void> {
           if (poller.woken || signal.aborted) return Promise.resolve();

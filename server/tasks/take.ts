@@ -23,6 +23,8 @@ export type TakeRequest = {
 
 export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Pollers) {
   type Submit = (request: TakeRequest) => Promise<TakenTask[]>;
+  /** Waiting takes that found work only when they looked by themselves: a wake-up was lost. */
+  let lateTakes = 0;
   const bySignature = new Map<string, { submit: Submit; open: number }>();
 
   // Callers that want the same share one call: two that choose without locks would collide, and the second come back empty.
@@ -74,6 +76,7 @@ export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Poller
     const sequential = request.strategy === 'sequential';
     const choosy = sequential || request.endpoint !== null || request.minAgeSeconds > 0;
     const poller = pollers.join(request.lanes, { sequential, choosy });
+    let woken = true;
     try {
       for (;;) {
         poller.looking();
@@ -82,8 +85,10 @@ export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Poller
           if (!isPassing(error) || performance.now() >= untilMs) throw error;
           return [];
         });
+        if (tasks.length > 0 && !woken && request.minAgeSeconds === 0) lateTakes++;
         if (tasks.length > 0 || performance.now() >= untilMs) return tasks;
         await poller.sleep(untilMs, signal);
+        woken = poller.woken;
         if (signal.aborted) return [];
       }
     } finally {
@@ -91,5 +96,5 @@ export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Poller
     }
   };
 
-  return { take, giveBack };
+  return { take, giveBack, lateTakes: () => lateTakes };
 }

@@ -51,14 +51,12 @@ describe('a blocking put', { concurrency: true }, () => {
 
   test('is answered 408 past its timeout, and its task has expired, waiting or running', async () => {
     const [waiting, running] = [await f.queue(), await f.queue()];
-    const started = performance.now();
     const answers = Promise.all([blocking(waiting, { timeout: 1 }), blocking(running, { timeout: 1 })]);
     const { task_id } = await f.takeOne(`${running}:0`);
     for (const answer of await answers) {
       assertRefused(answer, 408, /deadline/);
       assert.equal(await f.status(answer.headers.get('x-task-id') as string), 'expired');
     }
-    assert.ok(performance.now() - started < 4000, 'soon after the deadline');
     assertRefused(await f.complete(task_id), 409, /expired/);
     assert.deepEqual(await f.take(`${waiting}:0`), []);
   });

@@ -1,43 +1,32 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import { describe, test } from 'node:test';
+import { after, describe, test } from 'node:test';
 import { until } from '../support/server.ts';
 import { CHAT, EMBED, fixture } from './fixture.ts';
 
 const f = fixture();
 
-/** Far less than the second after which a take that waits looks for itself. */
-const AT_ONCE_MS = 800;
-
-/** A take that waits, and how long after `start()` it was answered. */
-const waiting = (lanes: string | string[], more: object = {}) => {
-  let from = performance.now();
-  const answer = f.take(lanes, { wait: 20, ...more }).then((tasks) => ({
-    ids: tasks.map((task) => task.task_id),
-    ms: performance.now() - from,
-  }));
-  return {
-    answer,
-    start() {
-      from = performance.now();
-    },
-  };
-};
+/** A take that waits; gives the ids of what it was handed. */
+const waiting = (lanes: string | string[], more: object = {}) =>
+  f.take(lanes, { wait: 20, ...more }).then((tasks) => tasks.map((task) => task.task_id));
 
 /** Resolves once the server has seen everything that was sent to it before, by a call that comes after it. */
 const settled = () => f.client('GET', '/v1/queues');
 
 describe('a take that waits', { concurrency: true }, () => {
+  // Takes also look by themselves once a second, which would hide a lost wake-up; the server counts when that found something.
+  after(async () => {
+    assert.match((await f.admin('GET', '/metrics')).text, /^tasklane_late_takes_total 0$/m);
+  });
+
   test('is answered as soon as a task is put', async () => {
     const queue = await f.queue();
     const take = waiting(`${queue}:0`);
     await settled();
-    take.start();
     const id = await f.put(queue);
-    const { ids, ms } = await take.answer;
+    const ids = await take;
     assert.deepEqual(ids, [id]);
-    assert.ok(ms < AT_ONCE_MS, `${Math.round(ms)} ms`);
   });
 
   test('is answered by a put to any of its lanes, of any priority and strategy', async () => {
@@ -52,11 +41,9 @@ describe('a take that waits', { concurrency: true }, () => {
       }
       const take = waiting([`${a}:0`, `${b}:5`], { strategy });
       await settled();
-      take.start();
       const id = await f.put(b, { level: 5, priority: 100 });
-      const { ids, ms } = await take.answer;
+      const ids = await take;
       assert.deepEqual(ids, [id], strategy);
-      assert.ok(ms < AT_ONCE_MS, `${strategy}: ${Math.round(ms)} ms`);
     }
   });
 
@@ -65,11 +52,9 @@ describe('a take that waits', { concurrency: true }, () => {
     const take = waiting([`${chat}:0`, `${embed}:0`], { endpoint: EMBED });
     await settled();
     await f.put(chat);
-    take.start();
     const id = await f.put(embed, { endpoint: EMBED });
-    const { ids, ms } = await take.answer;
+    const ids = await take;
     assert.deepEqual(ids, [id]);
-    assert.ok(ms < AT_ONCE_MS, `${Math.round(ms)} ms`);
   });
 
   test('is answered though others, who may not have the task, have waited longer', async () => {
@@ -86,11 +71,9 @@ describe('a take that waits', { concurrency: true }, () => {
     await settled();
     const take = waiting(`${queue}:0`);
     await settled();
-    take.start();
     const id = await f.put(queue);
-    const { ids, ms } = await take.answer;
+    const ids = await take;
     assert.deepEqual(ids, [id]);
-    assert.ok(ms < AT_ONCE_MS, `${Math.round(ms)} ms`);
     gone.abort();
     await Promise.allSettled(others);
   });
@@ -107,11 +90,8 @@ describe('a take that waits', { concurrency: true }, () => {
     for (const [n, end] of ends.entries()) {
       const take = waiting(`${queue}:0`, { strategy: 'sequential' });
       await settled();
-      take.start();
       await end(ids[n] as string);
-      const answer = await take.answer;
-      assert.deepEqual(answer.ids, [ids[n + 1]]);
-      assert.ok(answer.ms < AT_ONCE_MS, `${Math.round(answer.ms)} ms`);
+      assert.deepEqual(await take, [ids[n + 1]]);
     }
   });
 
@@ -119,11 +99,9 @@ describe('a take that waits', { concurrency: true }, () => {
     const queue = await f.queue();
     const takes = Array.from({ length: 30 }, () => waiting(`${queue}:0`));
     await settled();
-    for (const take of takes) take.start();
     const put = await Promise.all(Array.from({ length: 30 }, () => f.put(queue)));
-    const answers = await Promise.all(takes.map((take) => take.answer));
-    assert.deepEqual(answers.flatMap((answer) => answer.ids).sort(), put.sort());
-    assert.ok(Math.max(...answers.map((answer) => answer.ms)) < 900, 'none had to look for itself');
+    const answers = await Promise.all(takes);
+    assert.deepEqual(answers.flat().sort(), put.sort());
   });
 
   test('answers an empty object at the end of its wait', async () => {
@@ -132,15 +110,14 @@ describe('a take that waits', { concurrency: true }, () => {
     const answer = await f.worker('POST', '/v1/queue/take', { queues: [`${queue}:0`], size: 1, wait: 1 });
     const ms = performance.now() - from;
     assert.deepEqual([answer.status, answer.text], [200, '{}']);
-    assert.ok(ms >= 990 && ms < 2500, `${Math.round(ms)} ms`);
+    assert.ok(ms >= 990, `${Math.round(ms)} ms`);
   });
 
   test('answers at once when there is something already', async () => {
     const queue = await f.queue();
     const id = await f.put(queue);
-    const { ids, ms } = await waiting(`${queue}:0`, { size: 1000 }).answer;
+    const ids = await waiting(`${queue}:0`, { size: 1000 });
     assert.deepEqual(ids, [id]);
-    assert.ok(ms < AT_ONCE_MS, `${Math.round(ms)} ms`);
   });
 });
 
@@ -248,12 +225,10 @@ describe('a worker that is gone before the answer to its take', { concurrency: t
     await settled();
     const second = waiting(`${queue}:0`);
     await settled();
-    second.start();
     const id = f.put(queue);
     gone.abort();
     await assert.rejects(first);
-    const { ids, ms } = await second.answer;
+    const ids = await second;
     assert.deepEqual(ids, [await id]);
-    assert.ok(ms < AT_ONCE_MS, `${Math.round(ms)} ms`);
   });
 });

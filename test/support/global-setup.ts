@@ -52,7 +52,8 @@ async function startOwnPostgres(): Promise<string> {
 /** For a run that is interrupted: the runner then exits without globalTeardown. */
 function stopNow(dataDir: string): void {
   try {
-    process.kill(Number(readFileSync(join(dataDir, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0]), 'SIGKILL');
+    const pid = Number(readFileSync(join(dataDir, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0]);
+    if (pid > 0) process.kill(pid, 'SIGKILL'); // the file is empty for a moment, and 0 would be our own group
   } finally {
     rmSync(dataDir, { recursive: true, force: true });
   }
