@@ -77,20 +77,24 @@ async function server(clusterUrl: string, database: string): Promise<Running & {
   return { ...running, database: url.href };
 }
 
-/** Every put is one request; the echo gets the same body in turns. */
+/** Every put is one request; the echoes get the same body in turns. */
 async function puts(echo: Running, tasklane: Running): Promise<void> {
   for (const connections of [32, 256]) {
-    await hammer(`${echo.url}/echo`, PUT, connections, 1);
-    await hammer(`${tasklane.url}/v1/queue/put`, PUT, connections, 2);
-    const echoes: Run[] = [];
-    const ours: Run[] = [];
+    const targets = [
+      { work: 'Express echo (express.json, res.json)', url: `${echo.url}/echo`, runs: [] as Run[] },
+      { work: 'Express echo, nothing parsed', url: `${echo.url}/raw`, runs: [] as Run[] },
+      { work: 'put', url: `${tasklane.url}/v1/queue/put`, runs: [] as Run[] },
+    ];
+    for (const { url } of targets) await hammer(url, PUT, connections, 2);
     for (let round = 0; round < ROUNDS; round++) {
-      echoes.push(await hammer(`${echo.url}/echo`, PUT, connections, SECONDS));
-      ours.push(await hammer(`${tasklane.url}/v1/queue/put`, PUT, connections, SECONDS));
+      for (const { url, runs } of targets) runs.push(await hammer(url, PUT, connections, SECONDS));
     }
-    const ratio = median(ours.map((one, round) => one.rate / (echoes[round]?.rate ?? Number.NaN)));
-    rows.push({ work: `Express echo, ${connections} connections`, ...summary(echoes) });
-    rows.push({ work: `put, ${connections} connections`, ...summary(ours), ratio: `${ratio.toFixed(2)} of the echo` });
+    const [usual, , ours] = targets.map(({ runs }) => runs) as [Run[], Run[], Run[]];
+    const ratio = median(ours.map((one, round) => one.rate / (usual[round] as Run).rate));
+    for (const { work, runs } of targets) {
+      const beside = runs === ours ? { ratio: `${ratio.toFixed(2)} of the echo` } : {};
+      rows.push({ work: `${work}, ${connections} connections`, ...summary(runs), ...beside });
+    }
   }
 }
 
@@ -214,16 +218,26 @@ async function waitUntil(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
 }
 
+const cells = rows.map((row) => [
+  row.work,
+  row.rate === undefined ? '' : Math.round(row.rate).toLocaleString('en'),
+  row.p50?.toFixed(1) ?? '',
+  row.p99?.toFixed(1) ?? '',
+  row.ratio ?? '',
+]);
+const lines = [['', 'per second', 'p50 ms', 'p99 ms', ''], ...cells];
+const widths = lines[0]?.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0))) ?? [];
 console.log(
-  `${cpus()[0]?.model} x ${cpus().length}, Node ${process.version}, embedded Postgres 18, fsync on; medians of ${ROUNDS} runs in turns\n`,
+  `${cpus()[0]?.model.trim()} x ${cpus().length}, Node ${process.version}, embedded Postgres 18, fsync on; medians of ${ROUNDS} runs in turns`,
 );
-console.table(
-  rows.map((row) => ({
-    work: row.work,
-    'per second': row.rate === undefined ? '' : Math.round(row.rate),
-    'p50 ms': row.p50?.toFixed(1) ?? '',
-    'p99 ms': row.p99?.toFixed(1) ?? '',
-    beside: row.ratio ?? '',
-  })),
-);
+for (const line of lines) {
+  console.log(
+    line
+      .map((cell, column) =>
+        column === 0 || column === 4 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0),
+      )
+      .join('  ')
+      .trimEnd(),
+  );
+}
 if (flags.json) await writeFile(flags.json, `${JSON.stringify(rows, undefined, 2)}\n`);
