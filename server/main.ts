@@ -1,5 +1,3 @@
-import { createServer } from 'node:http';
-import type { AddressInfo, Socket } from 'node:net';
 import { hostname } from 'node:os';
 import { setFlagsFromString } from 'node:v8';
 import { createApp } from './app.ts';
@@ -11,6 +9,7 @@ import { startEmbeddedPostgres } from './db/embedded.ts';
 import { migrate } from './db/migrate.ts';
 import { openDatabase } from './db/open.ts';
 import { makePartitions } from './db/upkeep.ts';
+import { openHttpServer } from './http/server.ts';
 import { startJobs } from './jobs/jobs.ts';
 import { createLogger } from './observe/logger.ts';
 import { startTasks } from './tasks/tasks.ts';
@@ -19,10 +18,6 @@ import { attachEventBus } from './ws/event-bus.ts';
 // The young generation starts at 16 MB, not at 1: requests in flight then die young instead of being promoted. Server CPU of a put
 // fell from 57 to 45 µs.
 setFlagsFromString('--min-semi-space-size=16');
-
-/** SIGTERM gives clients that wait this long; systemd and Kubernetes kill after 30 s. */
-const DRAIN_MS = 25_000;
-const IDLE_LOOK_MS = 50;
 
 async function main(): Promise<void> {
   const config = loadConfig();
@@ -82,31 +77,15 @@ async function start(
 
   const db = await openDatabase(url, { maxConnections: config.TASKLANE_MAX_CONNECTIONS });
   stops.push(db.close);
-  await makePartitions(db);
+  // A put finds the default partition where a day's own is missing, so a busy database is no reason not to start.
+  await makePartitions(db).catch((error) =>
+    log.warn({ err: error }, 'could not make partitions ahead; trying again within the hour'),
+  );
 
-  const server = createServer({
-    keepAliveTimeout: 72_000,
-    headersTimeout: 80_000,
-    noDelay: true,
-    // Java's HttpClient offers h2c with every request: what asks for another protocol is an ordinary request.
-    shouldUpgradeCallback: (req) => req.headers.upgrade?.toLowerCase() === 'websocket',
-  });
-  const sockets = new Set<Socket>();
-  server.on('connection', (socket: Socket) => {
-    sockets.add(socket);
-    socket.once('close', () => sockets.delete(socket));
-  });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => {
-      const taken = error.code === 'EADDRINUSE';
-      reject(taken ? new Error(`${config.HOST} port ${config.PORT} is taken by another program: set PORT`) : error);
-    });
-    server.listen(config.PORT, config.HOST, 4096, resolve);
-  });
-  const { port } = server.address() as AddressInfo;
+  const http = await openHttpServer(config.HOST, config.PORT);
   const wildcard = config.HOST === '0.0.0.0' || config.HOST === '::';
   const host = config.HOST.includes(':') ? `[${config.HOST}]` : config.HOST;
-  const instance = config.TASKLANE_INSTANCE ?? `${wildcard ? hostname() : host}:${port}`;
+  const instance = config.TASKLANE_INSTANCE ?? `${wildcard ? hostname() : host}:${http.port}`;
 
   const auth = await createAuth(db, adminKey);
   let onCallbacks: () => void = () => undefined;
@@ -129,21 +108,13 @@ async function start(
 
   const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
   const app = createApp({ db, tasks, auth, rule, log, instance, maxBodyBytes, onCallbacks, stopping });
-  const bus = attachEventBus(server, { auth, tasks, log, maxBodyBytes });
-  server.on('request', app);
+  const bus = attachEventBus(http.server, { auth, tasks, log, maxBodyBytes });
+  http.serve(app);
   stops.push(async () => {
     bus.stop();
-    const closed = new Promise((resolve) => server.close(resolve));
-    // Browsers, pools and load balancers connect ahead; what has asked nothing yet does not count as idle.
-    for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy();
-    // close() ends the connections that are idle now; those that answer something first would be kept alive.
-    const idle = setInterval(() => server.closeIdleConnections(), IDLE_LOOK_MS);
-    const late = setTimeout(() => server.closeAllConnections(), DRAIN_MS);
-    await closed;
-    clearInterval(idle);
-    clearTimeout(late);
+    await http.drain();
   });
-  process.stdout.write(`tasklane listening on http://${host}:${port}\n`);
+  process.stdout.write(`tasklane listening on http://${host}:${http.port}\n`);
 }
 
 main().catch((error: Error) => {

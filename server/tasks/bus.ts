@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import { z } from 'zod';
 import { beatInstance, leaveInstance, notifyMany } from '../db/instances.ts';
 import { listen } from '../db/listen.ts';
 import type { Database } from '../db/open.ts';
@@ -11,22 +12,31 @@ const GAP_MS = 3;
 /** NOTIFY carries less than 8,000 bytes. */
 const MAX_BYTES = 7500;
 
-type Wake = [lane: string, rank: number, id: string, count: number];
-type Message = {
-  from?: number;
-  wake?: Wake[];
-  ended?: string[];
-  events?: string[];
-  reading?: string[];
-  keys?: true;
-  hello?: true;
-};
+/** Lists of ids, or of lanes for `free`. */
+const LISTS = ['ended', 'events', 'reading', 'free'] as const;
+type List = (typeof LISTS)[number];
+
+const list = z.array(z.string()).default([]);
+// Checked, because anyone with the database's password can notify.
+const message = z.object({
+  from: z.number().optional(),
+  wake: z.array(z.tuple([z.string(), z.number(), z.string(), z.number()])).default([]),
+  ended: list,
+  events: list,
+  reading: list,
+  free: list,
+  keys: z.boolean().default(false),
+  hello: z.boolean().default(false),
+});
+type Wake = z.infer<typeof message>['wake'][number];
 
 export type BusHandlers = {
   /** Tasks came to wait, the lowest of them at `head`. */
   wake(lane: string, head: Head, count: number): void;
   /** `bySql`: somebody in psql ended them, so what follows an end is up to the servers. */
   ended(ids: string[], progressed: string[], bySql: boolean): void;
+  /** A running task of this lane's queue ended on another server. */
+  free(lane: string): void;
   /** Another server has readers of these tasks' streams. */
   readElsewhere(ids: string[]): void;
   keysChanged(): void;
@@ -52,57 +62,39 @@ export async function startBus(options: {
   let others = first.others;
 
   let wakes = new Map<string, Wake>();
-  let ended = new Set<string>();
-  let events = new Set<string>();
-  let rest: Message[] = [];
+  let lists = emptyLists();
+  let flags: { hello?: true; keys?: true } = {};
   let busy = false;
-
-  const collect = (): string[] => {
-    const entries: [keyof Message, unknown][] = [
-      ...[...wakes.values()].map((wake): [keyof Message, unknown] => ['wake', wake]),
-      ...[...ended].map((id): [keyof Message, unknown] => ['ended', id]),
-      ...[...events].map((id): [keyof Message, unknown] => ['events', id]),
-    ];
-    const messages = rest.map((message) => JSON.stringify({ from: instanceId, ...message }));
-    wakes = new Map();
-    ended = new Set();
-    events = new Set();
-    rest = [];
-    let message: Record<string, unknown> = { from: instanceId };
-    let bytes = 50;
-    for (const [kind, entry] of entries) {
-      const size = JSON.stringify(entry).length + 12;
-      if (bytes + size > MAX_BYTES) {
-        messages.push(JSON.stringify(message));
-        message = { from: instanceId };
-        bytes = 50;
-      }
-      const list = message[kind] as unknown[] | undefined;
-      if (list) list.push(entry);
-      else message[kind] = [entry];
-      bytes += size;
-    }
-    if (bytes > 50) messages.push(JSON.stringify(message));
-    return messages;
-  };
+  const hasNews = () => wakes.size > 0 || LISTS.some((name) => lists[name].size > 0) || Object.keys(flags).length > 0;
 
   const flush = async () => {
     busy = true;
-    while (wakes.size + ended.size + events.size + rest.length > 0) {
+    while (hasNews()) {
       const started = performance.now();
+      const messages = pack({ from: instanceId, ...flags }, [
+        ...[...wakes.values()].map((wake) => ['wake', wake] as const),
+        ...LISTS.flatMap((name) => [...lists[name]].map((entry) => [name, entry] as const)),
+      ]);
+      wakes = new Map();
+      lists = emptyLists();
+      flags = {};
       try {
-        await notifyMany(db, collect());
+        await notifyMany(db, messages);
       } catch (error) {
         log.warn({ err: error }, 'could not tell other servers; they will see for themselves');
       }
       const left = GAP_MS - (performance.now() - started);
-      if (left > 0 && wakes.size + ended.size + events.size > 0)
-        await new Promise((resolve) => setTimeout(resolve, left));
+      if (left > 0 && hasNews()) await new Promise((resolve) => setTimeout(resolve, left));
     }
     busy = false;
   };
   const say = () => {
     if (!busy) void flush();
+  };
+  const tell = (name: List) => (entry: string) => {
+    if (others === 0) return;
+    lists[name].add(entry);
+    say();
   };
 
   const beat = async () => {
@@ -116,17 +108,19 @@ export async function startBus(options: {
 
   const listener = listen(url, log, {
     onMessage(text) {
-      const message = parse(text);
-      if (!message || message.from === instanceId) return;
-      if (message.hello) others = Math.max(others, 1);
-      for (const [lane, rank, id, count] of message.wake ?? []) handlers.wake(lane, { rank, id }, count);
-      if (message.ended || message.events)
-        handlers.ended(message.ended ?? [], message.events ?? [], message.from === undefined);
-      if (message.reading) handlers.readElsewhere(message.reading);
-      if (message.keys) handlers.keysChanged();
+      const heard = parse(text);
+      if (!heard || heard.from === instanceId) return;
+      if (heard.hello) others = Math.max(others, 1);
+      for (const [lane, rank, id, count] of heard.wake) handlers.wake(lane, { rank, id }, count);
+      if (heard.ended.length + heard.events.length > 0) {
+        handlers.ended(heard.ended, heard.events, heard.from === undefined);
+      }
+      for (const lane of heard.free) handlers.free(lane);
+      if (heard.reading.length > 0) handlers.readElsewhere(heard.reading);
+      if (heard.keys) handlers.keysChanged();
     },
     onReady() {
-      rest.push({ hello: true });
+      flags.hello = true;
       say();
       handlers.lookAround();
     },
@@ -144,24 +138,16 @@ export async function startBus(options: {
       } else wakes.set(lane, [lane, head.rank, head.id, count]);
       say();
     },
-    ended(id: string): void {
-      if (others === 0) return;
-      ended.add(id);
-      say();
-    },
-    progressed(id: string): void {
-      if (others === 0) return;
-      events.add(id);
-      say();
-    },
+    /** The task has ended. */
+    ended: tell('ended'),
+    /** The task has new events. */
+    progressed: tell('events'),
     /** This server has a reader of a stream that another one may look after. */
-    reading(id: string): void {
-      if (others === 0) return;
-      rest.push({ reading: [id] });
-      say();
-    },
+    reading: tell('reading'),
+    /** A running task of this lane's queue ended, so that its next one may be taken in sequence. */
+    free: tell('free'),
     keysChanged(): void {
-      rest.push({ keys: true });
+      flags.keys = true;
       say();
     },
     async stop(): Promise<void> {
@@ -173,11 +159,34 @@ export async function startBus(options: {
 }
 export type Bus = Awaited<ReturnType<typeof startBus>>;
 
-/** Anyone with the database's password can notify; what is not a message is nothing. */
-function parse(text: string): Message | undefined {
+const emptyLists = (): Record<List, Set<string>> => ({
+  ended: new Set(),
+  events: new Set(),
+  reading: new Set(),
+  free: new Set(),
+});
+
+/** Messages that carry the entries, each in the list it names, none too long for NOTIFY; the first has `head` as well. */
+function pack(head: { from: number }, entries: readonly (readonly [string, unknown])[]): string[] {
+  const messages: Record<string, unknown>[] = [{ ...head }];
+  let bytes = 100;
+  for (const [name, entry] of entries) {
+    const size = JSON.stringify(entry).length + 12;
+    if (bytes + size > MAX_BYTES) {
+      messages.push({ from: head.from });
+      bytes = 100;
+    }
+    bytes += size;
+    const last = messages.at(-1) as Record<string, unknown[]>;
+    last[name] ??= [];
+    last[name].push(entry);
+  }
+  return messages.map((one) => JSON.stringify(one));
+}
+
+function parse(text: string): z.infer<typeof message> | undefined {
   try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === 'object' && value !== null ? (value as Message) : undefined;
+    return message.safeParse(JSON.parse(text)).data;
   } catch {
     return undefined;
   }

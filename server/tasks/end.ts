@@ -36,6 +36,7 @@ export function createEnd(options: {
       if (task.mode === 'streaming' || (task.mode === 'blocking' && task.instance_id !== bus.instanceId))
         bus.ended(task.id);
       pollers.free(task.lane);
+      bus.free(task.lane);
       callbacks ||= task.has_callback;
     }
     if (callbacks) onCallbacks();

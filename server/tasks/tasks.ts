@@ -39,6 +39,7 @@ export async function startTasks(options: {
         void watchers.heard(ids, progressed);
         if (bySql && ids.length > 0) onCallbacks();
       },
+      free: pollers.free,
       readElsewhere: (ids) => readers.elsewhere(ids),
       keysChanged: onKeysChanged,
       lookAround() {

@@ -1,0 +1,64 @@
+import { createServer, type RequestListener, type Server } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
+
+/** SIGTERM gives clients that wait this long; systemd and Kubernetes kill after 30 s. */
+const DRAIN_MS = 25_000;
+const IDLE_LOOK_MS = 50;
+
+export type HttpServer = {
+  server: Server;
+  port: number;
+  /** Answers requests from now on; until then they get 503. */
+  serve(listener: RequestListener): void;
+  /** Takes no more connections, and resolves when those that are being answered are through, or have had 25 s. */
+  drain(): Promise<void>;
+};
+
+/** Listens on `host` and `port` (0: any free one). Throws when the port is taken. */
+export async function openHttpServer(host: string, port: number): Promise<HttpServer> {
+  let listener: RequestListener = (_req, res) => {
+    const body = JSON.stringify({ code: 503, message: 'the server is starting', timestamp: Date.now() });
+    res.writeHead(503, { 'Content-Type': 'application/json', 'Retry-After': '1' }).end(body);
+  };
+  const server = createServer(
+    {
+      keepAliveTimeout: 72_000,
+      headersTimeout: 80_000,
+      noDelay: true,
+      // Java's HttpClient offers h2c with every request: what asks for another protocol is an ordinary request.
+      shouldUpgradeCallback: (req) => req.headers.upgrade?.toLowerCase() === 'websocket',
+    },
+    (req, res) => listener(req, res),
+  );
+  const sockets = new Set<Socket>();
+  server.on('connection', (socket: Socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      const taken = error.code === 'EADDRINUSE';
+      reject(taken ? new Error(`${host} port ${port} is taken by another program: set PORT`) : error);
+    });
+    server.listen(port, host, 4096, resolve);
+  });
+
+  return {
+    server,
+    port: (server.address() as AddressInfo).port,
+    serve(app) {
+      listener = app;
+    },
+    async drain() {
+      const closed = new Promise((resolve) => server.close(resolve));
+      // Browsers, pools and load balancers connect ahead; what has asked nothing yet does not count as idle.
+      for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy();
+      // close() ends the connections that are idle now; those that answer something first would be kept alive.
+      const idle = setInterval(() => server.closeIdleConnections(), IDLE_LOOK_MS);
+      const late = setTimeout(() => server.closeAllConnections(), DRAIN_MS);
+      await closed;
+      clearInterval(idle);
+      clearTimeout(late);
+    },
+  };
+}
