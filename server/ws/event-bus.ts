@@ -30,9 +30,10 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
     socket.on('error', () => undefined);
     try {
       if (req.url?.split('?')[0] !== EVENT_BUS_PATH) throw new TasklaneError(404, 'no such WebSocket');
-      const principal = await auth.principal(keyOf(req));
+      const key = keyOf(req);
+      const principal = await auth.principal(key);
       if (principal.role === 'client') throw new TasklaneError(403, 'a client key may not send events');
-      sockets.handleUpgrade(req, socket, head, (webSocket) => serve(webSocket));
+      sockets.handleUpgrade(req, socket, head, (webSocket) => serve(webSocket, key));
     } catch (error) {
       const known = error instanceof TasklaneError ? error : new TasklaneError(500, 'internal error');
       if (known.status >= 500) log.error({ err: error }, 'could not open a WebSocket');
@@ -40,8 +41,9 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
     }
   });
 
-  const serve = (socket: WebSocket) => {
+  const serve = (socket: WebSocket, key: string | undefined) => {
     let waiting: string[] = [];
+    let waitingBytes = 0;
     let busy = false;
     let alive = true;
     const drain = async () => {
@@ -49,14 +51,29 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
       while (waiting.length > 0) {
         const texts = waiting.slice(0, AT_ONCE);
         waiting = waiting.slice(AT_ONCE);
-        for (const { verdict } of await applyBusEvents(tasks, texts)) socket.send(JSON.stringify(verdict));
-        if (waiting.length < MAX_WAITING) socket.resume();
+        waitingBytes = waiting.reduce((sum, text) => sum + text.length, 0);
+        // The key may have been revoked since.
+        const refused = await auth.principal(key).then(
+          () => undefined,
+          (error: Error) => error,
+        );
+        if (refused instanceof TasklaneError && refused.status === 401) return socket.close(1008, refused.message);
+        const verdicts = (await applyBusEvents(tasks, texts)).map(({ verdict }) => JSON.stringify(verdict));
+        // Waiting for the last keeps a worker that does not read its answers from filling our memory with them.
+        await new Promise((resolve) => {
+          for (const [index, verdict] of verdicts.entries()) {
+            socket.send(verdict, index === verdicts.length - 1 ? resolve : undefined);
+          }
+        });
+        socket.resume();
       }
       busy = false;
     };
     socket.on('message', (frame) => {
-      waiting.push(frame.toString());
-      if (waiting.length >= MAX_WAITING) socket.pause();
+      const text = frame.toString();
+      waiting.push(text);
+      waitingBytes += text.length;
+      if (waiting.length >= MAX_WAITING || waitingBytes >= deps.maxBodyBytes) socket.pause();
       if (!busy) void drain();
     });
     socket.on('pong', () => {

@@ -262,6 +262,18 @@ describe('frames on the event bus', () => {
   });
 });
 
+test('a socket whose key was revoked is closed with 1008, and its frames are not applied', async () => {
+  const made = (await server.request('POST', '/v1/keys', { role: 'worker' })).json;
+  const id = await putAndTake(11);
+  const socket = await open([], bearer(made.key));
+  assert.deepEqual(await ask(socket, [progress(id)]), [{ ok: true, taskId: id }]);
+  const closed = once(socket, 'close');
+  assert.equal((await server.request('DELETE', `/v1/keys/${made.id}`)).status, 204);
+  socket.send(JSON.stringify(completion(id)));
+  assert.equal((await closed)[0], 1008);
+  assert.equal((await task(id)).status, 'running');
+});
+
 test('a server that stops closes its sockets with 1001', async () => {
   const other = await startServer();
   const socket = new WebSocket(`${other.url.replace('http', 'ws')}/v1/queue/eventbus`, bearer(other.adminKey));
