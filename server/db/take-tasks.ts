@@ -37,7 +37,8 @@ export type TakenTask = {
   trace_id: string | null;
   custom_id: string | null;
   callback_url: string | null;
-  data: string;
+  /** null: past what one call may carry; to be given back. */
+  data: string | null;
 };
 
 const TYPES = ['text[]', 'int[]', 'text', 'smallint[]', 'bigint[]', 'text', 'int', 'int[]', 'text[]'];

@@ -1,5 +1,5 @@
 import type { TaskStatus } from '../db/read-tasks.ts';
-import type { TakenTask } from '../db/take-tasks.ts';
+import type { TakenTask } from '../tasks/take.ts';
 
 type Told = {
   task_id: string;

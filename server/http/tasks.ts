@@ -201,10 +201,8 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
           limit: query.limit + 1,
           ascending: query.order === 'asc',
         });
-        const page = ids.slice(0, query.limit);
-        const found = new Map((await readTasks(db, page)).map((task) => [task.id, task]));
-        const rows = page.flatMap((id) => found.get(id) ?? []).map(statusJson);
-        return { text: `{"data":[${rows.join(',')}],"has_more":${ids.length > query.limit}}` };
+        const rows = await readTasks(db, ids.slice(0, query.limit));
+        return { text: `{"data":[${rows.map(statusJson).join(',')}],"has_more":${ids.length > rows.length}}` };
       },
     }),
   ];

@@ -1,10 +1,14 @@
 import { createCoalescer } from '../db/coalesce.ts';
 import { isPassing } from '../db/errors.ts';
 import type { Database } from '../db/open.ts';
-import { type Head, returnTasks, type Strategy, type TakenTask, takeTasks } from '../db/take-tasks.ts';
+import { type Head, type TakenTask as Row, returnTasks, type Strategy, takeTasks } from '../db/take-tasks.ts';
 import type { Bus } from './bus.ts';
 import type { Heads } from './heads.ts';
 import type { Pollers } from './pollers.ts';
+
+/** A task as a worker gets it. */
+export type TakenTask = Row & { data: string };
+const isWhole = (task: Row): task is TakenTask => task.data !== null;
 
 const MAX_TOGETHER = 1000;
 
@@ -50,18 +54,21 @@ export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Poller
     const tasks = await takeTasks(db, { lanes, heads: start.heads, strategy, endpoint, minAgeSeconds, requests });
     const first = new Map<string, Head>();
     const dealt: TakenTask[][] = requests.map(() => []);
+    const tooMuch: Row[] = [];
     for (const task of tasks) {
       const lane = lanes[task.turn - 1] as string;
       if (!first.has(lane)) first.set(lane, task);
-      dealt[task.request - 1]?.push(task);
+      if (isWhole(task)) dealt[task.request - 1]?.push(task);
+      else tooMuch.push(task);
     }
     // With a minimum age a take passes over the young ones, so its first task says nothing of where the lane begins.
     if (minAgeSeconds === 0) start.seen(first);
+    if (tooMuch.length > 0) await giveBack(tooMuch);
     return dealt;
   };
 
   /** Tasks went back to where they were: nobody got them. */
-  const giveBack = async (tasks: readonly TakenTask[]): Promise<void> => {
+  const giveBack = async (tasks: readonly Row[]): Promise<void> => {
     for (const task of await returnTasks(db, tasks)) {
       heads.lower(task.lane, task);
       pollers.wake(task.lane, 1);

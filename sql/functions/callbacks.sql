@@ -1,17 +1,21 @@
 create or replace function tasklane.claim_callbacks(p_limit int default 50)
 returns table (delivery_id bigint, task_id text, url text, attempts int, secret text, body text)
 language plpgsql set search_path = tasklane as $$
--- Due callbacks for one sender, which has two minutes before others may try them. attempts counts this one.
+-- Due callbacks for one sender, up to p_limit or 32 MiB, which has two minutes before others may try them. attempts counts this one.
 -- body is the result's envelope as the worker wrote it, white space and all.
 #variable_conflict use_column
 begin
   return query
   with due as materialized (
-    select d.delivery_id from callback_delivery d
+    select d.delivery_id, d.task_id, d.next_at from callback_delivery d
     where d.status = 'pending' and d.next_at <= now() order by d.next_at limit p_limit for update skip locked
+  ), sized as materialized (
+    select d.delivery_id, row_number() over w as nth, sum(octet_length(r.body::text)) over w as bytes
+    from due d left join result r on r.id = d.task_id
+    window w as (order by d.next_at, d.delivery_id)
   ), claimed as (
     update callback_delivery d set next_at = now() + interval '2 minutes', attempts = d.attempts + 1
-    from due where d.delivery_id = due.delivery_id
+    from sized s where d.delivery_id = s.delivery_id and (s.nth = 1 or coalesce(s.bytes, 0) <= 32 * 1024 * 1024)
     returning d.*
   )
   select c.delivery_id, p.task_id, c.url, c.attempts, n.callback_secret, result_envelope(r, p.task_id)::text

@@ -58,8 +58,15 @@ begin
   if size not between 1 and 1000 then
     raise exception using errcode = 'TL400', message = 'size is 1-1000';
   end if;
-  return query select t.task_id, t.attempt, t.queue, t.level, t.endpoint, t.mode, t.data::json
-    from take_tasks(take.lane, array[take.size], take.strategy, null, null, p_workers => array[take.worker]) t;
+  return query
+  with taken as materialized (
+    select * from take_tasks(take.lane, array[take.size], take.strategy, null, null, p_workers => array[take.worker])
+  ), back as materialized (
+    select b.* from (select array_agg(t.id) as ids, array_agg(t.attempt) as attempts from taken t where t.data is null) o
+    cross join lateral return_tasks(o.ids, o.attempts) b
+  )
+  select t.task_id, t.attempt, t.queue, t.level, t.endpoint, t.mode, t.data::json
+  from taken t where t.data is not null and not exists (select from back b where b.id = t.id);
 end
 $$;
 

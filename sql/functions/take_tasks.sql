@@ -76,6 +76,8 @@ set plan_cache_mode = force_generic_plan as $$
 -- fifo, round_robin, active_passive, sequential are described at take_fifo and so on.
 -- Paused queues, and with p_endpoint those of other endpoints, yield nothing; expired tasks are never handed out.
 -- Returns  the tasks in the order of the take; request is the index into p_sizes, turn into p_lanes.
+--          data is null from where the payloads of the call come to more than 32 MiB: the caller gives these back, with
+--          return_tasks. (Leaving them out here would cost every take a second look at each task.)
 -- Raises   TL404 for an unknown queue (before anything is taken), TL400 for a malformed lane or an unknown strategy.
 -- Touches  ready (delete), running (insert), task, queue, lane (read). Never waits for a row: what others hold is skipped.
 #variable_conflict use_column
@@ -199,7 +201,8 @@ begin
   return query
   select v_deal[u.dealt], v_turns[u.turn], t.id, u.rank, print_task_id(t.id, l.queue_id, l.level, t.mode), u.attempt, print_key_id(t.key_id),
          n.instance, q.endpoint, q.queue, l.level, t.mode, t.created_at, t.expires_at, t.batch_id, t.trace_id, t.custom_id,
-         t.callback_url, t.data::text
+         t.callback_url,
+         case when u.dealt = 1 or sum(octet_length(t.data::text)) over (order by u.dealt) <= 32 * 1024 * 1024 then t.data::text end
   from unnest(v_ids, v_attempts, v_ranks, v_taken_turns) with ordinality as u(id, attempt, rank, turn, dealt)
   cross join lateral (select * from task t where t.id = u.id limit 1) t
   join lane l on l.lane_id = t.lane_id

@@ -374,3 +374,26 @@ describe('one task and lists', () => {
     assertRefused(await f.client('GET', '/v1/tasks?queue=nowhere'), 404, /unknown queue/);
   });
 });
+
+describe('large payloads', () => {
+  test('come a few at a time: one answer carries 32 MiB, and what did not fit waits on as if it had not been taken', async () => {
+    const queue = await f.queue();
+    const data = { text: 'x'.repeat(9_000_000) };
+    const ids: string[] = [];
+    for (let n = 0; n < 5; n++) ids.push(await f.put(queue, { data }));
+
+    const list = async (after = '') => (await f.client('GET', `/v1/tasks?queue=${queue}&order=asc${after}`)).json;
+    const page = await list();
+    assert.deepEqual([page.data.map((task: Json) => task.task_id), page.has_more], [ids.slice(0, 3), true]);
+    const rest = await list(`&after=${ids[2]}`);
+    assert.deepEqual([rest.data.map((task: Json) => task.task_id), rest.has_more], [ids.slice(3), false]);
+
+    for (const some of [ids.slice(0, 3), ids.slice(3)]) {
+      const taken = await f.take(`${queue}:0`, { size: 100 });
+      assert.deepEqual(
+        taken.map((task) => [task.task_id, task.attempt, task.data.text.length]),
+        some.map((id) => [id, 1, 9_000_000]),
+      );
+    }
+  });
+});
