@@ -104,7 +104,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
             endpoint: body.endpoint ?? null,
             minAgeSeconds: body.min_age_seconds,
             worker: body.worker?.id ?? null,
-            leaseSeconds: body.lease_seconds ?? body.process_timeout ?? null,
+            leaseSeconds: body.lease_seconds ?? (body.process_timeout || null),
             waitSeconds: body.wait,
           },
           AbortSignal.any([signal, stopping]),

@@ -11,6 +11,10 @@ export const laneName = z
   .string()
   .regex(/^[A-Za-z0-9_-]{1,64}:\d{1,2}$/, 'write queue:level, with a level from 0 to 99');
 export const level = z.int().min(0).max(99);
+/** A field that may be left out or null, as clients with typed objects send it; `usual` stands in for it. */
+export const optional = <Schema extends z.ZodType>(schema: Schema, usual: z.output<Schema>) =>
+  schema.nullish().transform((value) => value ?? usual);
+
 /** A Postgres `text` can't hold NUL. */
 export const shortText = (max: number) =>
   z

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { endpointName, laneName, level, queueName, shortText } from './names.ts';
+import { endpointName, laneName, level, optional, queueName, shortText } from './names.ts';
 
 const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'] as const;
 const STATUSES = ['waiting', 'deferred', 'running', 'succeeded', 'failed', 'dead', 'expired', 'cancelled'] as const;
@@ -23,13 +23,13 @@ export const putBody = z
   .object({
     queue: shortText(256).nullish(),
     endpoint: endpointName,
-    level: level.default(0),
+    level: optional(level, 0),
     data: z.looseObject({}),
-    response_mode: z.enum(['callback', 'blocking', 'streaming']).default('callback'),
+    response_mode: optional(z.enum(['callback', 'blocking', 'streaming']), 'callback'),
     callback_url: shortText(2048).nullish(),
     timeout: z.int().min(1).max(TIMEOUTS.callback.most).nullish(),
     trace_id: shortText(128).nullish(),
-    priority: priority.default(PRIORITIES.normal),
+    priority: optional(priority, PRIORITIES.normal),
   })
   .superRefine((put, context) => {
     const { most } = TIMEOUTS[put.response_mode];
@@ -59,13 +59,14 @@ export const putsBody = z.object({
 export const takeBody = z.object({
   queues: z.array(laneName).min(1).max(1000),
   size: z.int().min(1).max(MAX_TAKE),
-  strategy: z.enum(STRATEGIES).default('fifo'),
+  strategy: optional(z.enum(STRATEGIES), 'fifo'),
   endpoint: endpointName.nullish(),
-  wait: z.number().min(0).max(60).default(0),
+  wait: optional(z.number().min(0).max(60), 0),
   lease_seconds: z.int().min(1).max(86_400).nullish(),
-  process_timeout: z.int().min(1).max(86_400).nullish(),
+  /** Bella's name for lease_seconds; its clients send 0 for none. */
+  process_timeout: z.int().min(0).max(86_400).nullish(),
   process_max_retries: z.int().min(-1).nullish(),
-  min_age_seconds: z.int().min(0).max(2_592_000).default(0),
+  min_age_seconds: optional(z.int().min(0).max(2_592_000), 0),
   worker: z.looseObject({ id: shortText(200).min(1) }).nullish(),
 });
 

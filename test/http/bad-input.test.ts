@@ -115,7 +115,7 @@ test('every field of a take out of range is named by its path, and nothing is ta
     [{ wait: 61 }, 'wait'],
     [{ lease_seconds: 0 }, 'lease_seconds'],
     [{ lease_seconds: 86_401 }, 'lease_seconds'],
-    [{ process_timeout: 0 }, 'process_timeout'],
+    [{ process_timeout: -1 }, 'process_timeout'],
     [{ min_age_seconds: -1 }, 'min_age_seconds'],
     [{ worker: 'me' }, 'worker'],
     [{ worker: { id: '' } }, 'worker.id'],

@@ -191,6 +191,21 @@ describe('take', () => {
     );
   });
 
+  test('means by null and 0 what it means by leaving out, as clients with typed objects send them', async () => {
+    const queue = await f.queue();
+    const id = await f.put(queue, {
+      level: null,
+      response_mode: null,
+      priority: null,
+      timeout: null,
+      callback_url: '',
+    });
+    const nothing = { strategy: null, wait: null, endpoint: null, lease_seconds: null, worker: null };
+    const zero = { process_timeout: 0, process_max_retries: 0, min_age_seconds: 0 };
+    const [task] = await f.take(`${queue}:0`, { ...nothing, ...zero });
+    assert.deepEqual([task.task_id, task.level, task.response_mode], [id, 0, 'callback']);
+  });
+
   test('leaves tasks that are younger than min_age_seconds', async () => {
     const queue = await f.queue();
     const id = await f.put(queue);
