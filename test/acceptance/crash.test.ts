@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -10,6 +10,7 @@ import { after, before, describe, test } from 'node:test';
 import pg from 'pg';
 import { type Receiver, startReceiver } from '../callbacks/receiver.ts';
 import { createDatabase } from '../support/database.ts';
+import { killPostmaster, postmasterPid } from '../support/postmaster.ts';
 import { runServer, type Server, startServer } from '../support/server.ts';
 import { askStream, ENDPOINT, progress, talk, until } from './clients.ts';
 
@@ -109,20 +110,13 @@ describe('a server with the embedded Postgres', () => {
   let server: Server;
   let receiver: Receiver;
   const pidFile = () => join(dataDir, 'postgres', 'postmaster.pid');
-  /** Undefined while there is none; never 0, which as a pid means this process's own group. */
-  const postmaster = () =>
-    existsSync(pidFile()) ? Number(readFileSync(pidFile(), 'utf8').split('\n')[0]) || undefined : undefined;
-  const killPostmaster = () => {
-    const pid = postmaster();
-    if (pid !== undefined) process.kill(pid, 'SIGKILL');
-    return pid;
-  };
+  const postmaster = () => postmasterPid(dataDir);
   const start = (env: Record<string, string> = {}) =>
     startServer({ url: '', env: { TASKLANE_DATA_DIR: dataDir, ...env } });
   // Only after the server, which would start it again.
   const endLeftover = () => {
     void server?.kill('SIGKILL');
-    killPostmaster();
+    killPostmaster(dataDir);
     rmSync(dataDir, { recursive: true, force: true });
   };
 
@@ -156,7 +150,7 @@ describe('a server with the embedded Postgres', () => {
     // Several times, so that all that waits looks at least once while Postgres is not there.
     for (let kills = 0; kills < 5; kills++) {
       const refused = load.refusals.length;
-      const killed = killPostmaster();
+      const killed = killPostmaster(dataDir);
       await until('puts are refused', async () => load.refusals.length > refused);
       await until('Postgres starts again', async () => ![killed, undefined].includes(postmaster()));
     }

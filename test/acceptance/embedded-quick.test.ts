@@ -1,19 +1,18 @@
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
 import { chmod, mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { killPostmaster } from '../support/postmaster.ts';
 import { type Json, type Server, startServer } from '../support/server.ts';
 
 test('a first start on an empty folder makes a database and an admin key, with which a task comes back answered', async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'tasklane-first-'));
   // As root, Postgres runs as a user who must be able to enter the folder.
   await chmod(dataDir, 0o711);
-  const pidFile = join(dataDir, 'postgres', 'postmaster.pid');
   const endLeftover = () => {
-    const pid = existsSync(pidFile) ? Number(readFileSync(pidFile, 'utf8').split('\n')[0]) : 0;
-    if (pid > 0) process.kill(pid, 'SIGKILL');
+    killPostmaster(dataDir);
     rmSync(dataDir, { recursive: true, force: true });
   };
   process.once('exit', endLeftover);

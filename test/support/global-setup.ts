@@ -1,4 +1,4 @@
-import { readFileSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,6 +7,7 @@ import { pino } from 'pino';
 import { startEmbeddedPostgres } from '../../server/db/embedded.ts';
 import { migrate } from '../../server/db/migrate.ts';
 import { TEMPLATE } from './database.ts';
+import { killPostmaster } from './postmaster.ts';
 
 let teardown = async (): Promise<void> => undefined;
 
@@ -51,10 +52,6 @@ async function startOwnPostgres(): Promise<string> {
 
 /** For a run that is interrupted: the runner then exits without globalTeardown. */
 function stopNow(dataDir: string): void {
-  try {
-    const pid = Number(readFileSync(join(dataDir, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0]);
-    if (pid > 0) process.kill(pid, 'SIGKILL'); // the file is empty for a moment, and 0 would be our own group
-  } finally {
-    rmSync(dataDir, { recursive: true, force: true });
-  }
+  killPostmaster(dataDir);
+  rmSync(dataDir, { recursive: true, force: true });
 }
