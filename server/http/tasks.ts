@@ -107,7 +107,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
             leaseSeconds: body.lease_seconds ?? (body.process_timeout || null),
             waitSeconds: body.wait,
           },
-          AbortSignal.any([signal, stopping]),
+          body.wait > 0 ? AbortSignal.any([signal, stopping]) : signal,
         );
         if (taken.length > 0) {
           if (signal.aborted) void tasks.giveBack(taken);

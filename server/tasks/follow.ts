@@ -1,16 +1,13 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { createCoalescer } from '../db/coalesce.ts';
-import { isPassing } from '../db/errors.ts';
 import { readEvents, type StoredEvent } from '../db/events.ts';
 import type { Database } from '../db/open.ts';
+import { outlast } from '../db/outlast.ts';
 import { type Ending, readEndings } from '../db/read-tasks.ts';
 import type { Answered, Watchers } from './watchers.ts';
 
 const READ_AT_ONCE = 500;
 /** Events that came in while the reader was slow are dropped from memory and read from the database later. */
 const MAX_FRESH = 100;
-/** Between attempts to read while the database is away. */
-const AGAIN_MS = 500;
 
 export function createFollow(db: Database, watchers: Watchers) {
   const read = createCoalescer<{ id: string; seq: number }, StoredEvent[]>({
@@ -106,16 +103,4 @@ export function createFollow(db: Database, watchers: Watchers) {
   }
 
   return { follow, untilEnd };
-}
-
-/** A stream that is open outlasts a database that is away for a moment. */
-async function outlast<Result>(read: () => Promise<Result>, signal: AbortSignal): Promise<Result> {
-  for (;;) {
-    try {
-      return await read();
-    } catch (error) {
-      if (!isPassing(error) || signal.aborted) throw error;
-      await sleep(AGAIN_MS, undefined, { signal }).catch(() => undefined);
-    }
-  }
 }

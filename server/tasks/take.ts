@@ -1,6 +1,8 @@
+import type { Logger } from 'pino';
 import { createCoalescer } from '../db/coalesce.ts';
 import { isPassing } from '../db/errors.ts';
 import type { Database } from '../db/open.ts';
+import { outlast } from '../db/outlast.ts';
 import { type Head, type TakenTask as Row, returnTasks, type Strategy, takeTasks } from '../db/take-tasks.ts';
 import type { Bus } from './bus.ts';
 import type { Heads } from './heads.ts';
@@ -25,7 +27,7 @@ export type TakeRequest = {
   waitSeconds: number;
 };
 
-export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Pollers) {
+export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Pollers, log: Logger) {
   type Submit = (request: TakeRequest) => Promise<TakenTask[]>;
   /** Waiting takes that found work only when they looked by themselves: a wake-up was lost. */
   let lateTakes = 0;
@@ -67,9 +69,13 @@ export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Poller
     return dealt;
   };
 
-  /** Tasks went back to where they were: nobody got them. */
+  /** Puts tasks back where they were: nobody got them. Never rejects, since nobody is left to be told. */
   const giveBack = async (tasks: readonly Row[]): Promise<void> => {
-    for (const task of await returnTasks(db, tasks)) {
+    const back = await outlast(() => returnTasks(db, tasks)).catch((error) => {
+      log.error({ err: error, tasks: tasks.length }, 'could not put tasks back; they run until their deadline');
+      return [];
+    });
+    for (const task of back) {
       heads.lower(task.lane, task);
       pollers.wake(task.lane, 1);
       bus.wake(task.lane, task, 1);

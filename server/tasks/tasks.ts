@@ -53,7 +53,7 @@ export async function startTasks(options: {
 
   return {
     put: createPut(db, bus, heads, pollers),
-    ...createTake(db, bus, heads, pollers),
+    ...createTake(db, bus, heads, pollers, log),
     ...createFollow(db, watchers),
     end,
     applyEvents: createProgress(db, bus, watchers, end),

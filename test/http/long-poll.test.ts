@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { after, describe, test } from 'node:test';
-import { until } from '../support/server.ts';
+import pg from 'pg';
+import { startServer, until } from '../support/server.ts';
 import { CHAT, EMBED, fixture } from './fixture.ts';
 
 const f = fixture();
@@ -121,6 +122,17 @@ describe('a take that waits', { concurrency: true }, () => {
   });
 });
 
+/** Takes ten tasks, and hangs up once the answer has begun. */
+const cutTake = async (url: string, key: string, queue: string) => {
+  const body = JSON.stringify({ queues: [`${queue}:0`], size: 10 });
+  const socket = connect(Number(new URL(url).port), '127.0.0.1');
+  const head = `POST /v1/queue/take HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${key}\r\n`;
+  socket.write(`${head}Content-Length: ${body.length}\r\n\r\n${body}`);
+  const [first] = await once(socket, 'data');
+  assert.match(String(first), /^HTTP\/1\.1 200 OK/);
+  socket.destroy();
+};
+
 describe('a worker that is gone before the answer to its take', { concurrency: true }, () => {
   /** The attempt is that of the take that gets the task: 1, if the lost one left no trace. */
   const comesBack = async (queue: string, id: string) => {
@@ -195,13 +207,7 @@ describe('a worker that is gone before the answer to its take', { concurrency: t
     // More than the kernel's buffers hold, so that the server is still writing when the first bytes arrive.
     const ids: string[] = [];
     for (let n = 0; n < 4; n++) ids.push(await f.put(queue, { data: { text: 'x'.repeat(5_000_000) } }));
-    const body = JSON.stringify({ queues: [`${queue}:0`], size: 10 });
-    const socket = connect(Number(new URL(f.server.url).port), '127.0.0.1');
-    const head = `POST /v1/queue/take HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${f.keys.worker}\r\n`;
-    socket.write(`${head}Content-Length: ${body.length}\r\n\r\n${body}`);
-    const [first] = await once(socket, 'data');
-    assert.match(String(first), /^HTTP\/1\.1 200 OK/);
-    socket.destroy();
+    await cutTake(f.server.url, f.keys.worker, queue);
     const back: { task_id: string; attempt: number }[] = [];
     await until(async () => {
       back.push(...(await f.take(`${queue}:0`, { size: 10, wait: 1 })));
@@ -231,4 +237,24 @@ describe('a worker that is gone before the answer to its take', { concurrency: t
     const ids = await second;
     assert.deepEqual(ids, [await id]);
   });
+});
+
+test('a server that can not put tasks back says so, and goes on', async () => {
+  const server = await startServer();
+  const psql = new pg.Client({ connectionString: server.databaseUrl });
+  await psql.connect();
+  try {
+    await server.request('POST', '/v1/queue/register', { queue: 'q', endpoint: CHAT });
+    const large = { queue: 'q', endpoint: CHAT, data: { text: 'x'.repeat(5_000_000) } };
+    for (let n = 0; n < 4; n++) await server.request('POST', '/v1/queue/put', large);
+    await psql.query('alter function tasklane.return_tasks rename to moved_away');
+    await cutTake(server.url, server.adminKey, 'q');
+    await until(async () => {
+      assert.equal((await server.request('GET', '/health')).status, 200);
+      return server.stderr.includes('could not put tasks back');
+    });
+  } finally {
+    await psql.end();
+    await server.stop();
+  }
 });
