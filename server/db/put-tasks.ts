@@ -16,6 +16,11 @@ export type NewTask = {
   model: string | null;
   /** JSON, kept as it is written. */
   data: string;
+  /**
+   * JSON of what few tasks have: run_at (epoch ms) or delay_seconds, max_attempts, retry, metadata, idempotency_key with body_hash (hex).
+   * null: none of it.
+   */
+  options: string | null;
 };
 
 export type PutTask = {

@@ -2,7 +2,6 @@ import type { Principal } from '../auth/auth.ts';
 import type { AddressRule } from '../callbacks/address.ts';
 import { findEvent } from '../db/events.ts';
 import type { Database } from '../db/open.ts';
-import type { NewTask } from '../db/put-tasks.ts';
 import { listTasks, readTasks, type TaskStatus } from '../db/read-tasks.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
 import { parseTaskId } from '../protocol/ids.ts';
@@ -16,6 +15,7 @@ import {
   putsBody,
   takeBody,
 } from '../protocol/tasks.ts';
+import { newTask } from '../tasks/new-task.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { answerBlocking, answerStreaming } from './answers.ts';
 import { type Route, route } from './route.ts';
@@ -25,25 +25,12 @@ import { statusJson, takenJson } from './task-json.ts';
 export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule; stopping: AbortSignal }): Route[] {
   const { db, tasks, rule, stopping } = deps;
 
-  const newTask = (put: PutBody, text: string, { keyId, tenantId }: Principal, place: string): NewTask => {
-    const refused = put.callback_url ? rule.checkUrl(put.callback_url) : undefined;
+  /** Throws 400 for a callback that may not be sent there. */
+  const checkCallback = ({ callback_url: url }: PutBody, place: string) => {
+    const refused = url ? rule.checkUrl(url) : undefined;
     if (refused !== undefined) {
       throw badRequest(`callback_url: ${refused}`, [{ path: `${place}callback_url`, message: refused }]);
     }
-    return {
-      tenantId,
-      keyId,
-      queue: put.queue || null,
-      endpoint: put.endpoint,
-      level: put.level,
-      mode: put.response_mode,
-      priority: put.priority,
-      timeout: put.timeout,
-      callbackUrl: put.callback_url || null,
-      traceId: put.trace_id ?? null,
-      model: typeof put.data.model === 'string' ? put.data.model : null,
-      data: memberTexts(text).get('data') as string,
-    };
   };
 
   /** The task, if the caller may see it: a client only its tenant's. Throws 404. */
@@ -62,7 +49,8 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       roles: ['client'],
       body: putBody,
       async handle({ body, text, principal, res }) {
-        const task = newTask(body, text, principal, '');
+        checkCallback(body, '');
+        const task = newTask(body, text, principal);
         const [put] = await tasks.put([task]);
         if (!put) throw new Error('a put gave no task');
         if (task.mode === 'blocking') return answerBlocking(tasks, put, task.timeout, res);
@@ -81,9 +69,10 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       body: putsBody,
       async handle({ body, text, principal }) {
         const texts = elementTexts(memberTexts(text).get('tasks') as string);
-        const group = body.tasks.map((put, index) =>
-          newTask(put, texts[index] as string, principal, `tasks.${index}.`),
-        );
+        const group = body.tasks.map((put, index) => {
+          checkCallback(put, `tasks.${index}.`);
+          return newTask(put, texts[index] as string, principal);
+        });
         const rows = await tasks.put(group);
         return { json: { data: rows.map((row) => row.task_id) } };
       },

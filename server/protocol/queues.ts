@@ -2,21 +2,30 @@ import { z } from 'zod';
 import { endpointName, modelName, queueName } from './names.ts';
 
 const seconds = z.number().min(0).max(86_400);
+const limit = (least: number) => z.int().min(least).max(2_147_483_647).nullish();
+
+export const maxAttempts = z.int().min(1).max(100);
+/** The pause before attempt n + 1 is min(max, initial x factor^(n - 1)) seconds; with jitter, anything from nothing to that. */
+export const retry = z
+  .object({
+    initial_seconds: seconds,
+    factor: z.number().min(1).max(100),
+    max_seconds: seconds,
+    jitter: z.boolean(),
+  })
+  .partial();
 
 const settings = {
   lease_seconds: z.int().min(1).max(86_400).optional(),
-  max_attempts: z.int().min(1).max(100).optional(),
-  retry: z
-    .object({
-      initial_seconds: seconds,
-      factor: z.number().min(1).max(100),
-      max_seconds: seconds,
-      jitter: z.boolean(),
-    })
-    .partial()
-    .optional(),
-  max_depth: z.int().min(1).max(2_147_483_647).nullish(),
-  max_running: z.int().min(1).max(2_147_483_647).nullish(),
+  max_attempts: maxAttempts.optional(),
+  retry: retry.optional(),
+  /** null: no limit. */
+  max_depth: limit(1),
+  max_running: limit(1),
+  max_completed_tasks: limit(0),
+  /** 0: tasks keep their priority however long they wait. */
+  aging_seconds: z.int().min(0).max(86_400).optional(),
+  retention_seconds: z.int().min(1).max(315_360_000).optional(),
 };
 
 export const registerBody = z.object({ queue: queueName, endpoint: endpointName, ...settings });

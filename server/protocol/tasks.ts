@@ -1,16 +1,37 @@
 import { z } from 'zod';
 import { endpointName, laneName, level, optional, queueName, shortText } from './names.ts';
+import { maxAttempts, retry } from './queues.ts';
 
 const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'] as const;
 const STATUSES = ['waiting', 'deferred', 'running', 'succeeded', 'failed', 'dead', 'expired', 'cancelled'] as const;
 const MAX_TAKE = 1000;
 const MAX_PUTS = 1000;
+const MAX_HEARTBEAT = 10_000;
 
 const PRIORITIES = { low: 1, normal: 5, high: 10, critical: 15 } as const;
 const priority = z.union([
   z.int().min(0).max(100),
   z.enum(['low', 'normal', 'high', 'critical']).transform((name) => PRIORITIES[name]),
 ]);
+
+/** Seconds ahead of now that a task may be put off. */
+const MAX_DELAY = 31_622_400;
+const MAX_METADATA = 16;
+
+const metadata = z
+  .record(shortText(64).min(1), shortText(512))
+  .refine((pairs) => Object.keys(pairs).length <= MAX_METADATA, `at most ${MAX_METADATA} pairs`);
+/** Epoch milliseconds or ISO 8601, in UTC where it names no offset. Gives epoch milliseconds. */
+const moment = z.union(
+  [
+    z.int().min(0).max(8_640_000_000_000_000),
+    z.iso
+      .datetime({ offset: true, local: true })
+      .transform((text) => Date.parse(/Z|[+-]\d\d:?\d\d$/.test(text) ? text : `${text}Z`)),
+  ],
+  'epoch milliseconds, or a time as in 2026-01-31T12:00:00Z',
+);
+export const idempotencyKey = shortText(255).min(1);
 
 /** Seconds: what a mode gets without a `timeout`, and the most it may ask for. */
 const TIMEOUTS = {
@@ -30,9 +51,17 @@ export const putBody = z
     timeout: z.int().min(1).max(TIMEOUTS.callback.most).nullish(),
     trace_id: shortText(128).nullish(),
     priority: optional(priority, PRIORITIES.normal),
+    run_at: moment.nullish(),
+    delay_seconds: z.number().min(0).max(MAX_DELAY).nullish(),
+    max_attempts: maxAttempts.nullish(),
+    retry: retry.nullish(),
+    idempotency_key: idempotencyKey.nullish(),
+    metadata: metadata.nullish(),
   })
   .superRefine((put, context) => {
     const { most } = TIMEOUTS[put.response_mode];
+    if (put.run_at != null && put.delay_seconds != null)
+      context.addIssue({ code: 'custom', path: ['run_at'], message: 'give run_at or delay_seconds, not both' });
     if (put.timeout != null && put.timeout > most) {
       context.addIssue({
         code: 'custom',
@@ -70,7 +99,29 @@ export const takeBody = z.object({
   worker: z.looseObject({ id: shortText(200).min(1) }).nullish(),
 });
 
+export const priorityBody = z.object({ priority });
+
 const attempt = z.int().min(1).nullish();
+
+export const heartbeatBody = z.object({
+  tasks: z
+    .array(z.object({ task_id: z.string(), attempt }))
+    .min(1)
+    .max(MAX_HEARTBEAT),
+  lease_seconds: z.int().min(1).max(86_400).nullish(),
+});
+
+export const releaseBody = z
+  .object({
+    /** null: the backoff decides. */
+    delay_seconds: z.number().min(0).max(MAX_DELAY).nullish(),
+    reason: shortText(512).nullish(),
+    attempt,
+    /** false: the worker had not begun, so the attempt does not count and the task waits where it was. */
+    begun: optional(z.boolean(), true),
+  })
+  .prefault({});
+
 const answer = {
   status_code: z.int().min(200).max(599),
   request_id: shortText(256).nullish(),
@@ -85,6 +136,14 @@ export const completesBody = z.object({
     .max(MAX_TAKE),
 });
 export const resultBody = z.object(answer).omit({ attempt: true });
+
+export const deadQuery = z.object({
+  queue: queueName.optional(),
+  after: z.string().optional(),
+  limit: z.coerce.number().pipe(z.int().min(1).max(1000)).default(20),
+});
+export const replayBody = z.object({ queue: queueName.nullish(), limit: z.int().min(1).max(1_000_000).nullish() });
+export const purgeQuery = z.object({ queue: queueName.optional() });
 
 export const listQuery = z.object({
   queue: queueName.optional(),

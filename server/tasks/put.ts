@@ -6,17 +6,14 @@ import type { Bus } from './bus.ts';
 import type { Heads } from './heads.ts';
 import type { Pollers } from './pollers.ts';
 
-/** Puts a group of tasks, all or none, and resolves once they are committed. Throws TasklaneError for the first that is refused. */
-export type Put = (group: readonly NewTask[]) => Promise<readonly PutTask[]>;
-
-export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers): Put {
+export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers) {
   const submit = createCoalescer<readonly NewTask[], readonly PutTask[]>({
     maxItems: 1000,
     count: (group) => group.length,
     bytes: (group) => group.reduce((sum, task) => sum + task.data.length, 0),
     async run(groups) {
       const rows = await putTasks(db, groups, bus.instanceId);
-      announce(rows);
+      announcePut(rows);
       let from = 0;
       return groups.map((group) => {
         const own = rows.slice(from, from + group.length);
@@ -26,7 +23,8 @@ export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers
     },
   });
 
-  const announce = (rows: readonly PutTask[]) => {
+  /** Wakes those that wait for work in the lanes of tasks that were put. */
+  const announcePut = (rows: readonly PutTask[]) => {
     const counts = new Map<string, number>();
     for (const row of rows) {
       if (row.id === null) continue;
@@ -37,7 +35,8 @@ export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers
     for (const [lane, count] of counts) pollers.wake(lane, count);
   };
 
-  return async (group) => {
+  /** Puts a group of tasks, all or none, and resolves once they are committed. Throws TasklaneError for the first that is refused. */
+  const put = async (group: readonly NewTask[]): Promise<readonly PutTask[]> => {
     const rows = await submit(group);
     const refused = rows.findIndex((row) => row.code !== null);
     if (refused >= 0) {
@@ -47,4 +46,6 @@ export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers
     }
     return rows;
   };
+
+  return { put, announcePut };
 }

@@ -52,7 +52,7 @@ export async function startTasks(options: {
   const readers = createReaders(end, bus);
 
   return {
-    put: createPut(db, bus, heads, pollers),
+    ...createPut(db, bus, heads, pollers),
     ...createTake(db, bus, heads, pollers, log),
     ...createFollow(db, watchers),
     end,
