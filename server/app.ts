@@ -12,14 +12,17 @@ import { keyRoutes } from './http/keys.ts';
 import { mountPublic } from './http/public.ts';
 import { queueRoutes } from './http/queues.ts';
 import { mount, sendError } from './http/route.ts';
+import { scheduleRoutes } from './http/schedules.ts';
 import { taskRoutes } from './http/tasks.ts';
 import { createMetrics } from './observe/metrics.ts';
 import { badRequest, notFound } from './protocol/errors.ts';
+import type { Schedules } from './schedules/schedules.ts';
 import type { Tasks } from './tasks/tasks.ts';
 
 export type AppDeps = {
   db: Database;
   tasks: Tasks;
+  schedules: Schedules;
   auth: Auth;
   rule: AddressRule;
   log: Logger;
@@ -47,6 +50,7 @@ export function createApp(deps: AppDeps): Express {
     ...channelRoutes(deps),
     ...keyRoutes(deps),
     ...callbackRoutes(deps),
+    ...scheduleRoutes(deps),
   ];
   mount(app, routes, deps);
   mountPublic(app, {

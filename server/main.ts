@@ -12,6 +12,7 @@ import { makePartitions } from './db/upkeep.ts';
 import { openHttpServer } from './http/server.ts';
 import { startJobs } from './jobs/jobs.ts';
 import { createLogger } from './observe/logger.ts';
+import { startSchedules } from './schedules/schedules.ts';
 import { startTasks } from './tasks/tasks.ts';
 import { attachEventBus } from './ws/event-bus.ts';
 
@@ -105,9 +106,11 @@ async function start(
   const jobs = await startJobs({ db, url, rule, log, onExpired: tasks.end.swept });
   stops.push(jobs.stop);
   onCallbacks = jobs.onCallbacks;
+  const schedules = startSchedules({ db, log, announcePut: tasks.announcePut });
+  stops.push(schedules.stop);
 
   const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
-  const app = createApp({ db, tasks, auth, rule, log, instance, maxBodyBytes, onCallbacks, stopping });
+  const app = createApp({ db, tasks, schedules, auth, rule, log, instance, maxBodyBytes, onCallbacks, stopping });
   const bus = attachEventBus(http.server, { auth, tasks, log, maxBodyBytes });
   http.serve(app);
   stops.push(async () => {

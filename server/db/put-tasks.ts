@@ -33,33 +33,35 @@ export type PutTask = {
   message: string | null;
 };
 
-const TYPES = [
+/** The types of what `putArguments` gives. */
+export const PUT_TYPES = [
   ...['int[]', 'int[]', 'int[]', 'text[]', 'text[]', 'int[]', 'text[]', 'int[]', 'int[]', 'text[]', 'text[]', 'text[]'],
   'int',
   'text[]',
 ];
 
+/** Tasks as put_tasks takes them, and who passes its arguments on. */
+export function putArguments(groups: readonly (readonly NewTask[])[], instanceId: number | null) {
+  const tasks = groups.flat();
+  return [
+    groups.flatMap((group, index) => group.map(() => index)),
+    tasks.map((task) => task.tenantId),
+    tasks.map((task) => task.keyId),
+    tasks.map((task) => task.queue),
+    tasks.map((task) => task.endpoint),
+    tasks.map((task) => task.level),
+    tasks.map((task) => task.mode),
+    tasks.map((task) => task.priority),
+    tasks.map((task) => task.timeout),
+    tasks.map((task) => task.callbackUrl),
+    tasks.map((task) => task.traceId),
+    tasks.map((task) => task.data),
+    instanceId,
+    tasks.map((task) => task.model),
+  ];
+}
+
 /** Puts groups of tasks in one transaction; a group stands or falls as a whole. Gives a row a task, in the order given. */
 export function putTasks(db: Database, groups: readonly (readonly NewTask[])[], instanceId: number) {
-  const tasks = groups.flat();
-  return db.call<PutTask>(
-    'put_tasks',
-    [
-      groups.flatMap((group, index) => group.map(() => index)),
-      tasks.map((task) => task.tenantId),
-      tasks.map((task) => task.keyId),
-      tasks.map((task) => task.queue),
-      tasks.map((task) => task.endpoint),
-      tasks.map((task) => task.level),
-      tasks.map((task) => task.mode),
-      tasks.map((task) => task.priority),
-      tasks.map((task) => task.timeout),
-      tasks.map((task) => task.callbackUrl),
-      tasks.map((task) => task.traceId),
-      tasks.map((task) => task.data),
-      instanceId,
-      tasks.map((task) => task.model),
-    ],
-    TYPES,
-  );
+  return db.call<PutTask>('put_tasks', putArguments(groups, instanceId), PUT_TYPES);
 }

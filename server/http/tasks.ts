@@ -6,32 +6,17 @@ import { listTasks, readTasks, type TaskStatus } from '../db/read-tasks.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
 import { parseTaskId } from '../protocol/ids.ts';
 import { elementTexts, memberTexts } from '../protocol/json.ts';
-import {
-  completeBody,
-  completesBody,
-  listQuery,
-  type PutBody,
-  putBody,
-  putsBody,
-  takeBody,
-} from '../protocol/tasks.ts';
+import { completeBody, completesBody, listQuery, putBody, putsBody, takeBody } from '../protocol/tasks.ts';
 import { newTask } from '../tasks/new-task.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { answerBlocking, answerStreaming } from './answers.ts';
+import { checkCallback } from './check-callback.ts';
 import { type Route, route } from './route.ts';
 import { hangUp } from './sse.ts';
 import { statusJson, takenJson } from './task-json.ts';
 
 export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule; stopping: AbortSignal }): Route[] {
   const { db, tasks, rule, stopping } = deps;
-
-  /** Throws 400 for a callback that may not be sent there. */
-  const checkCallback = ({ callback_url: url }: PutBody, place: string) => {
-    const refused = url ? rule.checkUrl(url) : undefined;
-    if (refused !== undefined) {
-      throw badRequest(`callback_url: ${refused}`, [{ path: `${place}callback_url`, message: refused }]);
-    }
-  };
 
   /** The task, if the caller may see it: a client only its tenant's. Throws 404. */
   const find = async (taskId: string | undefined, principal: Principal): Promise<TaskStatus> => {
@@ -49,7 +34,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       roles: ['client'],
       body: putBody,
       async handle({ body, text, principal, res }) {
-        checkCallback(body, '');
+        checkCallback(rule, body);
         const task = newTask(body, text, principal);
         const [put] = await tasks.put([task]);
         if (!put) throw new Error('a put gave no task');
@@ -70,7 +55,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       async handle({ body, text, principal }) {
         const texts = elementTexts(memberTexts(text).get('tasks') as string);
         const group = body.tasks.map((put, index) => {
-          checkCallback(put, `tasks.${index}.`);
+          checkCallback(rule, put, `tasks.${index}.`);
           return newTask(put, texts[index] as string, principal);
         });
         const rows = await tasks.put(group);

@@ -42,6 +42,14 @@ const ROUTES: [method: string, path: string, roles: string[], allowed: number, b
   ['GET', '/v1/callbacks', CLIENT, 200],
   ['POST', '/v1/callbacks/999/retry', CLIENT, 404],
   ['POST', '/v1/callback_secret', CLIENT, 200],
+  ['POST', '/v1/schedules', CLIENT, 400, {}],
+  ['GET', '/v1/schedules', CLIENT, 200],
+  ['GET', '/v1/schedules/preview', CLIENT, 400],
+  ['GET', '/v1/schedules/schedule-999', CLIENT, 404],
+  ['PATCH', '/v1/schedules/schedule-999', CLIENT, 404, {}],
+  ['DELETE', '/v1/schedules/schedule-999', CLIENT, 404],
+  ['POST', '/v1/schedules/schedule-999/enable', CLIENT, 404],
+  ['POST', '/v1/schedules/schedule-999/disable', CLIENT, 404],
 ];
 
 for (const [method, path, roles, allowed, body] of ROUTES) {
