@@ -95,6 +95,7 @@ async function start(
     url,
     instance,
     log,
+    keySeconds: config.TASKLANE_IDEMPOTENCY_SECONDS,
     onCallbacks: () => onCallbacks(),
     onKeysChanged: auth.forget,
   });
@@ -103,7 +104,13 @@ async function start(
     allow: config.TASKLANE_CALLBACK_ALLOW,
     allowLoopback: config.DATABASE_URL === undefined,
   });
-  const jobs = await startJobs({ db, url, rule, log, onExpired: tasks.end.swept });
+  const jobs = await startJobs({
+    db,
+    url,
+    rule,
+    log,
+    onExpired: (ended) => tasks.end.announceUnanswered(ended, 'expired'),
+  });
   stops.push(jobs.stop);
   onCallbacks = jobs.onCallbacks;
   const schedules = startSchedules({ db, log, announcePut: tasks.announcePut });

@@ -9,6 +9,8 @@ export type EndedTask = {
   mode: 'blocking' | 'streaming' | 'callback' | 'batch';
   instance_id: number | null;
   has_callback: boolean;
+  /** Its queue has a max_running. */
+  limited: boolean;
 };
 
 export type Answer = {

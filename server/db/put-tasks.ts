@@ -28,15 +28,20 @@ export type PutTask = {
   task_id: string;
   lane: string;
   rank: number;
+  /** repeated: its idempotency key had put this task before. */
+  state: 'waiting' | 'deferred' | 'repeated' | null;
   /** Set when the task, or another of its group, was refused; then nothing of the group was put. */
   code: string | null;
   message: string | null;
+  /** Seconds. */
+  retry_after: number | null;
 };
 
 /** The types of what `putArguments` gives. */
 export const PUT_TYPES = [
   ...['int[]', 'int[]', 'int[]', 'text[]', 'text[]', 'int[]', 'text[]', 'int[]', 'int[]', 'text[]', 'text[]', 'text[]'],
   'int',
+  'text[]',
   'text[]',
 ];
 
@@ -58,10 +63,20 @@ export function putArguments(groups: readonly (readonly NewTask[])[], instanceId
     tasks.map((task) => task.data),
     instanceId,
     tasks.map((task) => task.model),
+    // Most calls have none, and then nothing is asked about keys and limits.
+    tasks.some((task) => task.options !== null) ? tasks.map((task) => task.options) : null,
   ];
 }
 
-/** Puts groups of tasks in one transaction; a group stands or falls as a whole. Gives a row a task, in the order given. */
-export function putTasks(db: Database, groups: readonly (readonly NewTask[])[], instanceId: number) {
-  return db.call<PutTask>('put_tasks', putArguments(groups, instanceId), PUT_TYPES);
+/**
+ * Puts groups of tasks in one transaction; a group stands or falls as a whole. Idempotency keys are remembered for `keySeconds`. Gives a
+ * row a task, in the order given.
+ */
+export function putTasks(
+  db: Database,
+  groups: readonly (readonly NewTask[])[],
+  instanceId: number,
+  keySeconds: number,
+) {
+  return db.call<PutTask>('put_tasks', [...putArguments(groups, instanceId), keySeconds], [...PUT_TYPES, 'int']);
 }

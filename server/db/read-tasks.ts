@@ -21,6 +21,10 @@ export type TaskStatus = {
   expires_at: number;
   taken_at: number | null;
   completed_at: number | null;
+  priority: number;
+  metadata: string | null;
+  /** Of a deferred task. */
+  run_at: number | null;
   data: string;
   result: string | null;
 };
@@ -35,8 +39,23 @@ export function readTasks(db: Database, ids: readonly string[]) {
       join tasklane.task t on t.id = i.id left join tasklane.result r on r.id = i.id
     )
     select id, task_id, queue, level, status, attempt, response_mode, endpoint, ak, tenant_id, instance, trace_id, batch_id, custom_id,
-           callback_url, created_at, expires_at, taken_at, completed_at, data::text, result::text
+           callback_url, created_at, expires_at, taken_at, completed_at, priority, metadata::text, run_at,
+           data::text, result::text
     from sized join tasklane.task_status using (id) where nth = 1 or bytes <= 32 * 1024 * 1024 order by nth`);
+}
+
+export type Attempt = {
+  attempt: number;
+  worker: string | null;
+  taken_at: number;
+  /** null: it runs. */
+  ended_at: number | null;
+  reason: string | null;
+};
+
+/** A task's attempts, the first one first. */
+export function readAttempts(db: Database, id: string) {
+  return db.call<Attempt>('attempts_of', [id], ['bigint']);
 }
 
 export type TaskFilter = {

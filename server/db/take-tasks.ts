@@ -13,7 +13,7 @@ export type TakeCall = {
   endpoint: string | null;
   minAgeSeconds: number;
   /** Who wants how many; tasks are dealt out in this order. */
-  requests: readonly { size: number; worker: string | null; leaseSeconds: number | null }[];
+  requests: readonly { size: number; worker: string | null; leaseSeconds: number | null; maxAttempts: number | null }[];
 };
 
 export type TakenTask = {
@@ -37,11 +37,12 @@ export type TakenTask = {
   trace_id: string | null;
   custom_id: string | null;
   callback_url: string | null;
+  metadata: string | null;
   /** null: past what one call may carry; to be given back. */
   data: string | null;
 };
 
-const TYPES = ['text[]', 'int[]', 'text', 'smallint[]', 'bigint[]', 'text', 'int', 'int[]', 'text[]'];
+const TYPES = ['text[]', 'int[]', 'text', 'smallint[]', 'bigint[]', 'text', 'int', 'int[]', 'text[]', 'int[]'];
 
 /** Takes tasks for several requests in one transaction. */
 export function takeTasks(db: Database, call: TakeCall) {
@@ -57,6 +58,7 @@ export function takeTasks(db: Database, call: TakeCall) {
       call.minAgeSeconds,
       call.requests.map((request) => request.leaseSeconds),
       call.requests.map((request) => request.worker),
+      call.requests.map((request) => request.maxAttempts),
     ],
     TYPES,
   );
@@ -64,7 +66,7 @@ export function takeTasks(db: Database, call: TakeCall) {
 
 /** Undoes takes that no worker got to see. Gives where the tasks wait again. */
 export function returnTasks(db: Database, tasks: readonly { id: string; attempt: number }[]) {
-  return db.call<{ id: string; lane: string; rank: number }>(
+  return db.call<{ id: string; lane: string; rank: number; limited: boolean }>(
     'return_tasks',
     [tasks.map((task) => task.id), tasks.map((task) => task.attempt)],
     ['bigint[]', 'int[]'],

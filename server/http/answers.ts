@@ -13,14 +13,23 @@ const UNANSWERED: Record<string, string> = {
   dead: 'no attempts are left',
 };
 
-/** Waits with the client for its task's answer. The task expires at its deadline, and is cancelled when the client hangs up. */
-export async function answerBlocking(tasks: Tasks, put: PutTask, timeout: number, res: Response): Promise<Reply> {
-  const callOff = expireAt(tasks.end, put.id, timeout);
-  const how = await tasks.untilEnd(put.id, hangUp(res));
-  callOff();
+/**
+ * Waits with the client for its task's answer. The task expires at its deadline, and is cancelled when the client hangs up: at once or, under
+ * an idempotency key, when nobody has come back for it.
+ */
+export async function answerBlocking(
+  tasks: Tasks,
+  put: PutTask & { secondsLeft: number; keyed: boolean },
+  res: Response,
+): Promise<Reply> {
+  const leave = put.keyed
+    ? tasks.readers.arrive(put.id, put.secondsLeft)
+    : expireAt(tasks.end, put.id, put.secondsLeft);
+  const how = await tasks.untilEnd(put.id, hangUp(res), put.state === 'repeated');
+  leave(how !== undefined);
   if (!how) {
     // Refused when it has ended meanwhile, which is as good.
-    await tasks.end.cancel(put.id, null).catch(() => undefined);
+    if (!put.keyed) await tasks.end.cancel(put.id, null).catch(() => undefined);
     return undefined;
   }
   const headers = { 'X-TASK-ID': put.task_id };

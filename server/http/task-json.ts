@@ -1,4 +1,4 @@
-import type { TaskStatus } from '../db/read-tasks.ts';
+import type { Attempt, TaskStatus } from '../db/read-tasks.ts';
 import type { TakenTask } from '../tasks/take.ts';
 
 type Told = {
@@ -15,13 +15,23 @@ type Told = {
   batch_id: string | null;
   trace_id: string | null;
   custom_id: string | null;
+  metadata: string | null;
   data: string;
 };
 
 /** A task as the wire has it. Payloads are put in as the text they are. */
 function taskJson(
   task: Told,
-  more: { status: string; mode: string; running_time: number; completed_time: number; result: string | null },
+  more: {
+    status: string;
+    mode: string;
+    running_time: number;
+    completed_time: number;
+    result: string | null;
+    priority?: number;
+    run_at?: number | undefined;
+    attempts?: readonly Attempt[] | undefined;
+  },
 ): string {
   const fields = JSON.stringify({
     task_id: task.task_id,
@@ -41,9 +51,13 @@ function taskJson(
     batch_id: task.batch_id ?? undefined,
     trace_id: task.trace_id ?? undefined,
     custom_id: task.custom_id ?? undefined,
+    priority: more.priority,
+    run_at: more.run_at,
+    attempts: more.attempts?.map((one) => ({ ...one, ended_at: one.ended_at ?? 0 })),
   });
+  const metadata = task.metadata === null ? '' : `,"metadata":${task.metadata}`;
   const result = more.result === null ? '' : `,"result":${more.result}`;
-  return `${fields.slice(0, -1)},"data":${task.data}${result}}`;
+  return `${fields.slice(0, -1)}${metadata},"data":${task.data}${result}}`;
 }
 
 /** A take's answer: lanes with tasks, in the order in which they were asked for. Tasks say `waiting` there, as in Bella's documents. */
@@ -60,12 +74,16 @@ export function takenJson(tasks: readonly TakenTask[], lanes: readonly string[])
   return `{${parts.join(',')}}`;
 }
 
-export function statusJson(task: TaskStatus): string {
+/** A task as it is read; `attempts`, where one is read alone. */
+export function statusJson(task: TaskStatus, attempts?: readonly Attempt[]): string {
   return taskJson(task, {
     status: task.status,
     mode: task.response_mode,
     running_time: task.taken_at ?? 0,
     completed_time: task.completed_at ?? 0,
     result: task.result,
+    priority: task.priority,
+    run_at: task.run_at ?? undefined,
+    attempts,
   });
 }

@@ -1,12 +1,28 @@
+import type { IncomingMessage } from 'node:http';
 import type { Principal } from '../auth/auth.ts';
 import type { AddressRule } from '../callbacks/address.ts';
 import { findEvent } from '../db/events.ts';
 import type { Database } from '../db/open.ts';
-import { listTasks, readTasks, type TaskStatus } from '../db/read-tasks.ts';
+import { listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
 import { parseTaskId } from '../protocol/ids.ts';
 import { elementTexts, memberTexts } from '../protocol/json.ts';
-import { completeBody, completesBody, listQuery, putBody, putsBody, takeBody } from '../protocol/tasks.ts';
+import {
+  completeBody,
+  completesBody,
+  deadQuery,
+  heartbeatBody,
+  idempotencyKey,
+  type ListQuery,
+  listQuery,
+  priorityBody,
+  purgeQuery,
+  putBody,
+  putsBody,
+  releaseBody,
+  replayBody,
+  takeBody,
+} from '../protocol/tasks.ts';
 import { newTask } from '../tasks/new-task.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { answerBlocking, answerStreaming } from './answers.ts';
@@ -14,6 +30,8 @@ import { checkCallback } from './check-callback.ts';
 import { type Route, route } from './route.ts';
 import { hangUp } from './sse.ts';
 import { statusJson, takenJson } from './task-json.ts';
+
+const MAX_INT = 2 ** 31 - 1;
 
 export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule; stopping: AbortSignal }): Route[] {
   const { db, tasks, rule, stopping } = deps;
@@ -26,6 +44,26 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
     return task;
   };
 
+  const list = async (query: ListQuery, principal: Principal) => {
+    // No task belongs to a batch that does not exist.
+    if (query.batch_id !== undefined) return { json: { data: [], has_more: false } };
+    const after = query.after === undefined ? null : parseTaskId(query.after);
+    if (after === undefined)
+      throw badRequest('after: is not a task id', [{ path: 'after', message: 'is not a task id' }]);
+    const ids = await listTasks(db, {
+      tenantId: ownerOf(principal),
+      queue: query.queue ?? null,
+      level: query.level ?? null,
+      status: query.status ?? null,
+      after,
+      limit: query.limit + 1,
+      ascending: query.order === 'asc',
+    });
+    const rows = await readTasks(db, ids.slice(0, query.limit));
+    const texts = rows.map((row) => statusJson(row));
+    return { text: `{"data":[${texts.join(',')}],"has_more":${ids.length > rows.length}}` };
+  };
+
   return [
     route({
       method: 'post',
@@ -33,15 +71,20 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       summary: 'Put a task',
       roles: ['client'],
       body: putBody,
-      async handle({ body, text, principal, res }) {
+      async handle({ body, text, principal, req, res }) {
         checkCallback(rule, body);
-        const task = newTask(body, text, principal);
+        const key = keyOf(req);
+        const task = newTask(body, text, principal, key);
         const [put] = await tasks.put([task]);
         if (!put) throw new Error('a put gave no task');
-        if (task.mode === 'blocking') return answerBlocking(tasks, put, task.timeout, res);
-        if (task.mode === 'streaming') {
-          tasks.readers.lookAfter(put.id);
-          return answerStreaming(tasks, { ...put, secondsLeft: task.timeout }, 0, res);
+        if (task.mode !== 'callback') {
+          let secondsLeft = task.timeout;
+          if (put.state === 'repeated') secondsLeft = secondsLeftOf(await find(put.task_id, principal));
+          const keyed = key !== undefined || body.idempotency_key != null;
+          if (put.state !== 'repeated' && (keyed || task.mode === 'streaming')) tasks.readers.lookAfter(put.id);
+          return task.mode === 'blocking'
+            ? answerBlocking(tasks, { ...put, secondsLeft, keyed }, res)
+            : answerStreaming(tasks, { ...put, secondsLeft }, 0, res);
         }
         return { text: `{"code":200,"timestamp":${Date.now()},"data":"${put.task_id}"}` };
       },
@@ -52,11 +95,13 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       summary: 'Put up to 1,000 callback tasks, all or none',
       roles: ['client'],
       body: putsBody,
-      async handle({ body, text, principal }) {
+      async handle({ body, text, principal, req }) {
         const texts = elementTexts(memberTexts(text).get('tasks') as string);
+        const key = keyOf(req);
         const group = body.tasks.map((put, index) => {
           checkCallback(rule, put, `tasks.${index}.`);
-          return newTask(put, texts[index] as string, principal);
+          // One key for the request stands for one a task, each of which holds for the whole body.
+          return newTask(put, texts[index] as string, principal, key && `${key}\u001f${index}`, text);
         });
         const rows = await tasks.put(group);
         return { json: { data: rows.map((row) => row.task_id) } };
@@ -79,6 +124,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
             minAgeSeconds: body.min_age_seconds,
             worker: body.worker?.id ?? null,
             leaseSeconds: body.lease_seconds ?? (body.process_timeout || null),
+            maxAttempts: attemptsOf(body.process_max_retries),
             waitSeconds: body.wait,
           },
           body.wait > 0 ? AbortSignal.any([signal, stopping]) : signal,
@@ -125,11 +171,48 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
     }),
     route({
       method: 'post',
+      path: '/v1/queue/heartbeat',
+      summary: 'Extend the leases of up to 10,000 tasks, and learn which of them are lost or cancelled',
+      roles: ['worker'],
+      body: heartbeatBody,
+      async handle({ body }) {
+        const told = { extended: [] as string[], lost: [] as string[], cancelled: [] as string[] };
+        const known = body.tasks.flatMap(({ task_id: taskId, attempt }) => {
+          const id = parseTaskId(taskId);
+          if (id === undefined) told.lost.push(taskId);
+          return id === undefined ? [] : [{ taskId, id, attempt: attempt ?? null }];
+        });
+        const leaseSeconds = body.lease_seconds ?? null;
+        const rows = await tasks.heartbeat(known.map(({ id, attempt }) => ({ id, attempt, leaseSeconds })));
+        for (const [index, { verdict }] of rows.entries()) told[verdict].push(known[index]?.taskId as string);
+        return { json: told };
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/v1/queue/:id/release',
+      summary: 'Give a running task back, to be tried again later',
+      roles: ['worker'],
+      body: releaseBody,
+      async handle({ params, body }) {
+        const refused = await tasks.release({
+          id: idOf(params.id),
+          attempt: body.attempt ?? null,
+          delaySeconds: body.delay_seconds ?? null,
+          reason: body.reason || null,
+          begun: body.begun,
+        });
+        if (refused) throw refused;
+        return { json: params.id };
+      },
+    }),
+    route({
+      method: 'post',
       path: '/v1/queue/:id/cancel',
       summary: 'Withdraw a task that has not ended',
       roles: ['client'],
       async handle({ params, principal }) {
-        await tasks.end.cancel(idOf(params.id), principal.role === 'client' ? principal.tenantId : null);
+        await tasks.end.cancel(idOf(params.id), ownerOf(principal));
         return { status: 202, json: params.id };
       },
     }),
@@ -142,7 +225,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
         const task = await find(params.id, principal);
         const last = req.headers['last-event-id'];
         const after = typeof last === 'string' ? await findEvent(db, task.id, last) : 0;
-        return answerStreaming(tasks, { ...task, secondsLeft: (task.expires_at - Date.now()) / 1000 }, after, res);
+        return answerStreaming(tasks, { ...task, secondsLeft: secondsLeftOf(task) }, after, res);
       },
     }),
     route({
@@ -151,7 +234,61 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       summary: 'A task with its state and, once finished, its result',
       roles: ['client', 'worker'],
       async handle({ params, principal }) {
-        return { text: statusJson(await find(params.id, principal)) };
+        const task = await find(params.id, principal);
+        return { text: statusJson(task, await readAttempts(db, task.id)) };
+      },
+    }),
+    route({
+      method: 'patch',
+      path: '/v1/queue/TASK-:number',
+      summary: 'Change the priority of a task that waits or is deferred',
+      roles: ['client'],
+      body: priorityBody,
+      async handle({ params, body, principal }) {
+        const id = idOf(`TASK-${params.number}`);
+        await tasks.setPriority(id, ownerOf(principal), body.priority);
+        const task = await find(`TASK-${params.number}`, principal);
+        return { text: statusJson(task, await readAttempts(db, id)) };
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/v1/queue/:id/replay',
+      summary: 'Give a dead task a new life',
+      roles: ['client'],
+      async handle({ params, principal }) {
+        await tasks.replay(idOf(params.id), ownerOf(principal));
+        return { json: params.id };
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/v1/dead',
+      summary: 'Dead tasks, newest first',
+      roles: ['client'],
+      query: deadQuery,
+      handle: ({ query, principal }) => list({ ...query, status: 'dead' }, principal),
+    }),
+    route({
+      method: 'post',
+      path: '/v1/dead/replay',
+      summary: 'Give dead tasks a new life, the oldest first',
+      roles: ['client'],
+      body: replayBody,
+      async handle({ body, principal }) {
+        const limit = body.limit ?? Number.POSITIVE_INFINITY;
+        return { json: { replayed: await tasks.replayDead(ownerOf(principal), body.queue ?? null, limit) } };
+      },
+    }),
+    route({
+      method: 'delete',
+      path: '/v1/dead',
+      summary: 'Remove dead tasks for good',
+      roles: ['client'],
+      query: purgeQuery,
+      async handle({ query, principal }) {
+        await tasks.purgeDead(ownerOf(principal), query.queue ?? null);
+        return { status: 204 };
       },
     }),
     route({
@@ -160,24 +297,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       summary: 'Tasks, newest first',
       roles: ['client', 'worker'],
       query: listQuery,
-      async handle({ query, principal }) {
-        // No task belongs to a batch that does not exist.
-        if (query.batch_id !== undefined) return { json: { data: [], has_more: false } };
-        const after = query.after === undefined ? null : parseTaskId(query.after);
-        if (after === undefined)
-          throw badRequest('after: is not a task id', [{ path: 'after', message: 'is not a task id' }]);
-        const ids = await listTasks(db, {
-          tenantId: principal.role === 'client' ? principal.tenantId : null,
-          queue: query.queue ?? null,
-          level: query.level ?? null,
-          status: query.status ?? null,
-          after,
-          limit: query.limit + 1,
-          ascending: query.order === 'asc',
-        });
-        const rows = await readTasks(db, ids.slice(0, query.limit));
-        return { text: `{"data":[${rows.map(statusJson).join(',')}],"has_more":${ids.length > rows.length}}` };
-      },
+      handle: ({ query, principal }) => list(query, principal),
     }),
   ];
 }
@@ -195,6 +315,31 @@ function answerOf(
     body: memberTexts(text).get('body') as string,
   };
 }
+
+/** The tenant whose tasks alone the caller may touch; null: all. */
+function ownerOf(principal: Principal): number | null {
+  return principal.role === 'client' ? principal.tenantId : null;
+}
+
+/** The Idempotency-Key header. Throws 400 for one that can't be a key. */
+function keyOf(req: IncomingMessage): string | undefined {
+  const sent = req.headers['idempotency-key'];
+  if (sent === undefined) return undefined;
+  const parsed = idempotencyKey.safeParse(sent);
+  if (!parsed.success)
+    throw badRequest('Idempotency-Key: 1 to 255 characters', [
+      { path: 'Idempotency-Key', message: '1 to 255 characters' },
+    ]);
+  return parsed.data;
+}
+
+/** Bella's process_max_retries: 0 none, -1 no limit. */
+function attemptsOf(retries: number | null | undefined): number | null {
+  if (retries == null) return null;
+  return retries < 0 ? MAX_INT : Math.min(retries + 1, MAX_INT);
+}
+
+const secondsLeftOf = (task: TaskStatus) => (task.expires_at - Date.now()) / 1000;
 
 /** Throws 404: what does not parse is the name of no task. */
 function idOf(taskId: string | undefined): string {

@@ -94,7 +94,8 @@ export const takeBody = z.object({
   lease_seconds: z.int().min(1).max(86_400).nullish(),
   /** Bella's name for lease_seconds; its clients send 0 for none. */
   process_timeout: z.int().min(0).max(86_400).nullish(),
-  process_max_retries: z.int().min(-1).nullish(),
+  /** Lapses of the lease after which the task still goes back: 0 none, -1 no limit. */
+  process_max_retries: z.int().min(-1).max(2_147_483_646).nullish(),
   min_age_seconds: optional(z.int().min(0).max(2_592_000), 0),
   worker: z.looseObject({ id: shortText(200).min(1) }).nullish(),
 });
@@ -154,3 +155,4 @@ export const listQuery = z.object({
   limit: z.coerce.number().pipe(z.int().min(1).max(1000)).default(20),
   order: z.enum(['asc', 'desc']).default('desc'),
 });
+export type ListQuery = Partial<z.infer<typeof listQuery>> & { limit: number };

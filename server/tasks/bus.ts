@@ -12,8 +12,8 @@ const GAP_MS = 3;
 /** NOTIFY carries less than 8,000 bytes. */
 const MAX_BYTES = 7500;
 
-/** Lists of ids, or of lanes for `free`. */
-const LISTS = ['ended', 'events', 'reading', 'free'] as const;
+/** Lists of ids, or of lanes for `free` and `room`. */
+const LISTS = ['ended', 'events', 'reading', 'free', 'room'] as const;
 type List = (typeof LISTS)[number];
 
 const list = z.array(z.string()).default([]);
@@ -25,6 +25,7 @@ const message = z.object({
   events: list,
   reading: list,
   free: list,
+  room: list,
   keys: z.boolean().default(false),
   hello: z.boolean().default(false),
 });
@@ -37,6 +38,8 @@ export type BusHandlers = {
   ended(ids: string[], progressed: string[], bySql: boolean): void;
   /** A running task of this lane's queue ended on another server. */
   free(lane: string): void;
+  /** The same, in a queue with max_running. */
+  room(lane: string): void;
   /** Another server has readers of these tasks' streams. */
   readElsewhere(ids: string[]): void;
   keysChanged(): void;
@@ -116,6 +119,7 @@ export async function startBus(options: {
         handlers.ended(heard.ended, heard.events, heard.from === undefined);
       }
       for (const lane of heard.free) handlers.free(lane);
+      for (const lane of heard.room) handlers.room(lane);
       if (heard.reading.length > 0) handlers.readElsewhere(heard.reading);
       if (heard.keys) handlers.keysChanged();
     },
@@ -146,6 +150,8 @@ export async function startBus(options: {
     reading: tell('reading'),
     /** A running task of this lane's queue ended, so that its next one may be taken in sequence. */
     free: tell('free'),
+    /** The same in a queue with max_running, so that one more may be taken. */
+    room: tell('room'),
     keysChanged(): void {
       flags.keys = true;
       say();
@@ -164,6 +170,7 @@ const emptyLists = (): Record<List, Set<string>> => ({
   events: new Set(),
   reading: new Set(),
   free: new Set(),
+  room: new Set(),
 });
 
 /** Messages that carry the entries, each in the list it names, none too long for NOTIFY; the first has `head` as well. */

@@ -12,20 +12,22 @@ import {
 import type { Database } from '../db/open.ts';
 import { conflict, notFound } from '../protocol/errors.ts';
 import type { Bus } from './bus.ts';
-import type { Pollers } from './pollers.ts';
+import type { Lanes } from './lanes.ts';
 import type { Answered, Watchers } from './watchers.ts';
 
 const CLEAR_AT_ONCE = 1000;
+/** The statuses of tasks that ended without an answer. */
+const UNANSWERED = { cancelled: 499, expired: 408, dead: 502 } as const;
 
 export function createEnd(options: {
   db: Database;
   bus: Bus;
-  pollers: Pollers;
+  lanes: Lanes;
   watchers: Watchers;
   /** There are callbacks to deliver. */
   onCallbacks(): void;
 }) {
-  const { db, bus, pollers, watchers, onCallbacks } = options;
+  const { db, bus, lanes, watchers, onCallbacks } = options;
 
   /** Tells everyone who waits for these tasks, here and on other servers. */
   const announce = (ended: readonly EndedTask[], how: (index: number) => Answered) => {
@@ -35,14 +37,13 @@ export function createEnd(options: {
       // A stream's readers can be on any server, a blocking client is on its own.
       if (task.mode === 'streaming' || (task.mode === 'blocking' && task.instance_id !== bus.instanceId))
         bus.ended(task.id);
-      pollers.free(task.lane);
-      bus.free(task.lane);
+      lanes.freed(task.lane, task.limited);
       callbacks ||= task.has_callback;
     }
     if (callbacks) onCallbacks();
   };
-  const announceUnanswered = (ended: readonly EndedTask[], outcome: 'cancelled' | 'expired') =>
-    announce(ended, () => ({ outcome, status_code: outcome === 'expired' ? 408 : 499, body: null }));
+  const announceUnanswered = (ended: readonly EndedTask[], outcome: keyof typeof UNANSWERED) =>
+    announce(ended, () => ({ outcome, status_code: UNANSWERED[outcome], body: null }));
 
   const complete = createCoalescer<Answer, Completed>({
     bytes: (answer) => answer.body.length,
@@ -96,8 +97,8 @@ export function createEnd(options: {
 
     /** Whether this ended the task: only one whose deadline has passed, and that has not ended. */
     expire,
-    /** Tasks were found expired and ended by a sweep. */
-    swept: (ended: readonly EndedTask[]) => announceUnanswered(ended, 'expired'),
+    /** Tells everyone who waits for tasks that have just ended without an answer. */
+    announceUnanswered,
 
     /** Cancels all that waits in a lane; gives how many. */
     async clear(lane: string): Promise<number> {

@@ -25,10 +25,16 @@ export function createFollow(db: Database, watchers: Watchers) {
     },
   });
 
-  /** How a task that was put just now ended, as soon as it has; undefined when `signal` aborts first. */
-  const untilEnd = (id: string, signal: AbortSignal): Promise<Answered | undefined> =>
+  /** How a task ended, as soon as it has; undefined when `signal` aborts first. `before`: it may have ended before. */
+  const untilEnd = (id: string, signal: AbortSignal, before: boolean): Promise<Answered | undefined> =>
     new Promise((resolve) => {
       const unwatch = watchers.watch(id, { ended: done, progressed() {} });
+      // Should this fail, the watchers look again within a second.
+      if (before)
+        readEnding(id).then(
+          (ending) => ending && done(ending),
+          () => undefined,
+        );
       signal.addEventListener('abort', () => done(undefined), { once: true });
       if (signal.aborted) done(undefined);
       function done(how: Answered | undefined) {

@@ -13,6 +13,15 @@ export function createPollers() {
     poller.wake?.();
   };
 
+  const rouseQueue = (lane: string, concerns: (poller: Poller) => boolean) => {
+    if (byLane.size === 0) return;
+    const queue = lane.slice(0, lane.lastIndexOf(':') + 1);
+    for (const [name, there] of byLane) {
+      if (!name.startsWith(queue)) continue;
+      for (const poller of there) if (!poller.woken && concerns(poller)) rouse(poller);
+    }
+  };
+
   return {
     /**
      * Joins before its first look, so that work that comes between the look and the sleep is not missed. `choosy`: may well pass
@@ -72,14 +81,10 @@ export function createPollers() {
     },
 
     /** A running task of the lane's queue ended: its next one is free for who takes in sequence. */
-    free(lane: string): void {
-      if (byLane.size === 0) return;
-      const queue = lane.slice(0, lane.lastIndexOf(':') + 1);
-      for (const [name, there] of byLane) {
-        if (!name.startsWith(queue)) continue;
-        for (const poller of there) if (poller.sequential && !poller.woken) rouse(poller);
-      }
-    },
+    free: (lane: string) => rouseQueue(lane, (poller) => poller.sequential),
+
+    /** A running task ended in a queue with max_running: there is room for one more. */
+    room: (lane: string) => rouseQueue(lane, () => true),
 
     wakeAll(): void {
       for (const there of byLane.values()) for (const poller of there) rouse(poller);

@@ -3,16 +3,15 @@ import type { Database } from '../db/open.ts';
 import { type NewTask, type PutTask, putTasks } from '../db/put-tasks.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import type { Bus } from './bus.ts';
-import type { Heads } from './heads.ts';
-import type { Pollers } from './pollers.ts';
+import type { Lanes } from './lanes.ts';
 
-export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers) {
+export function createPut(db: Database, bus: Bus, lanes: Lanes, keySeconds: number) {
   const submit = createCoalescer<readonly NewTask[], readonly PutTask[]>({
     maxItems: 1000,
     count: (group) => group.length,
     bytes: (group) => group.reduce((sum, task) => sum + task.data.length, 0),
     async run(groups) {
-      const rows = await putTasks(db, groups, bus.instanceId);
+      const rows = await putTasks(db, groups, bus.instanceId, keySeconds);
       announcePut(rows);
       let from = 0;
       return groups.map((group) => {
@@ -24,25 +23,18 @@ export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers
   });
 
   /** Wakes those that wait for work in the lanes of tasks that were put. */
-  const announcePut = (rows: readonly PutTask[]) => {
-    const counts = new Map<string, number>();
-    for (const row of rows) {
-      if (row.id === null) continue;
-      heads.lower(row.lane, row);
-      bus.wake(row.lane, row, 1);
-      counts.set(row.lane, (counts.get(row.lane) ?? 0) + 1);
-    }
-    for (const [lane, count] of counts) pollers.wake(lane, count);
-  };
+  const announcePut = (rows: readonly PutTask[]) => lanes.waiting(rows.filter((row) => row.state === 'waiting'));
 
   /** Puts a group of tasks, all or none, and resolves once they are committed. Throws TasklaneError for the first that is refused. */
   const put = async (group: readonly NewTask[]): Promise<readonly PutTask[]> => {
     const rows = await submit(group);
     const refused = rows.findIndex((row) => row.code !== null);
     if (refused >= 0) {
-      const { code, message } = rows[refused] as PutTask;
+      const { code, message, retry_after: retryAfter } = rows[refused] as PutTask;
       const place = group.length > 1 ? `tasks.${refused}: ` : '';
-      throw new TasklaneError(Number(code?.slice(2)), `${place}${message}`);
+      throw new TasklaneError(Number(code?.slice(2)), `${place}${message}`, {
+        headers: retryAfter === null ? {} : { 'Retry-After': String(retryAfter) },
+      });
     }
     return rows;
   };

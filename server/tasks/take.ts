@@ -4,8 +4,8 @@ import { isPassing } from '../db/errors.ts';
 import type { Database } from '../db/open.ts';
 import { outlast } from '../db/outlast.ts';
 import { type Head, type TakenTask as Row, returnTasks, type Strategy, takeTasks } from '../db/take-tasks.ts';
-import type { Bus } from './bus.ts';
 import type { Heads } from './heads.ts';
+import type { Lanes } from './lanes.ts';
 import type { Pollers } from './pollers.ts';
 
 /** A task as a worker gets it. */
@@ -23,11 +23,13 @@ export type TakeRequest = {
   minAgeSeconds: number;
   worker: string | null;
   leaseSeconds: number | null;
+  /** How often a task may have been taken when its lease lapses and it still goes back; null: as it, or its queue, says. */
+  maxAttempts: number | null;
   /** How long to wait for a first task. */
   waitSeconds: number;
 };
 
-export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Pollers, log: Logger) {
+export function createTake(db: Database, lanes: Lanes, heads: Heads, pollers: Pollers, log: Logger) {
   type Submit = (request: TakeRequest) => Promise<TakenTask[]>;
   /** Waiting takes that found work only when they looked by themselves: a wake-up was lost. */
   let lateTakes = 0;
@@ -35,8 +37,8 @@ export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Poller
 
   // Callers that want the same share one call: two that choose without locks would collide, and the second come back empty.
   const takeNow = async (request: TakeRequest): Promise<TakenTask[]> => {
-    const { lanes, strategy, endpoint, minAgeSeconds } = request;
-    const signature = JSON.stringify([strategy, endpoint, minAgeSeconds, lanes]);
+    const { strategy, endpoint, minAgeSeconds } = request;
+    const signature = JSON.stringify([strategy, endpoint, minAgeSeconds, request.lanes]);
     let shared = bySignature.get(signature);
     if (!shared) {
       shared = { submit: createCoalescer({ run, maxItems: MAX_TOGETHER, count: (one) => one.size }), open: 0 };
@@ -51,14 +53,21 @@ export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Poller
   };
 
   const run = async (requests: TakeRequest[]): Promise<TakenTask[][]> => {
-    const { lanes, strategy, endpoint, minAgeSeconds } = requests[0] as TakeRequest;
-    const start = heads.begin(lanes);
-    const tasks = await takeTasks(db, { lanes, heads: start.heads, strategy, endpoint, minAgeSeconds, requests });
+    const { lanes: names, strategy, endpoint, minAgeSeconds } = requests[0] as TakeRequest;
+    const start = heads.begin(names);
+    const tasks = await takeTasks(db, {
+      lanes: names,
+      heads: start.heads,
+      strategy,
+      endpoint,
+      minAgeSeconds,
+      requests,
+    });
     const first = new Map<string, Head>();
     const dealt: TakenTask[][] = requests.map(() => []);
     const tooMuch: Row[] = [];
     for (const task of tasks) {
-      const lane = lanes[task.turn - 1] as string;
+      const lane = names[task.turn - 1] as string;
       if (!first.has(lane)) first.set(lane, task);
       if (isWhole(task)) dealt[task.request - 1]?.push(task);
       else tooMuch.push(task);
@@ -75,11 +84,8 @@ export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Poller
       log.error({ err: error, tasks: tasks.length }, 'could not put tasks back; they run until their deadline');
       return [];
     });
-    for (const task of back) {
-      heads.lower(task.lane, task);
-      pollers.wake(task.lane, 1);
-      bus.wake(task.lane, task, 1);
-    }
+    lanes.waiting(back);
+    for (const { lane, limited } of back) lanes.freed(lane, limited);
   };
 
   /** Tasks for one worker, at once or as soon as there is one within the time it waits. None when `signal` aborts. */

@@ -4,10 +4,14 @@ import { startBus } from './bus.ts';
 import { createEnd } from './end.ts';
 import { createFollow } from './follow.ts';
 import { createHeads } from './heads.ts';
+import { createLanes } from './lanes.ts';
+import { createLease } from './lease.ts';
+import { createMove } from './move.ts';
 import { createPollers } from './pollers.ts';
 import { createProgress } from './progress.ts';
 import { createPut } from './put.ts';
 import { createReaders } from './readers.ts';
+import { startSweep } from './sweep.ts';
 import { createTake } from './take.ts';
 import { createWatchers } from './watchers.ts';
 
@@ -18,10 +22,12 @@ export async function startTasks(options: {
   /** ip:port */
   instance: string;
   log: Logger;
+  /** How long an idempotency key is remembered. */
+  keySeconds: number;
   onCallbacks(): void;
   onKeysChanged(): void;
 }) {
-  const { db, url, instance, log, onCallbacks, onKeysChanged } = options;
+  const { db, url, instance, log, keySeconds, onCallbacks, onKeysChanged } = options;
   const heads = createHeads();
   const pollers = createPollers();
   const watchers = createWatchers(db, log);
@@ -40,6 +46,7 @@ export async function startTasks(options: {
         if (bySql && ids.length > 0) onCallbacks();
       },
       free: pollers.free,
+      room: pollers.room,
       readElsewhere: (ids) => readers.elsewhere(ids),
       keysChanged: onKeysChanged,
       lookAround() {
@@ -48,18 +55,23 @@ export async function startTasks(options: {
       },
     },
   });
-  const end = createEnd({ db, bus, pollers, watchers, onCallbacks });
+  const lanes = createLanes(bus, heads, pollers);
+  const end = createEnd({ db, bus, lanes, watchers, onCallbacks });
+  const sweep = startSweep(db, lanes, end, log);
   const readers = createReaders(end, bus);
 
   return {
-    ...createPut(db, bus, heads, pollers),
-    ...createTake(db, bus, heads, pollers, log),
+    ...createPut(db, bus, lanes, keySeconds),
+    ...createTake(db, lanes, heads, pollers, log),
+    ...createLease(db, lanes, end),
+    ...createMove(db, lanes),
     ...createFollow(db, watchers),
     end,
     applyEvents: createProgress(db, bus, watchers, end),
     readers,
     keysChanged: bus.keysChanged,
     async stop(): Promise<void> {
+      await sweep.stop();
       watchers.stop();
       await bus.stop();
     },

@@ -1,5 +1,5 @@
 create or replace function tasklane.withdraw_tasks(p_ids bigint[], p_outcome tasklane.outcome)
-returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
+returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean, limited boolean)
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
@@ -42,12 +42,12 @@ begin
     v_ended := v_ended || v_more;
     exit when cardinality(v_ended) = cardinality(p_ids);
   end loop;
-  return query select e.id, e.task_id, e.lane, e.mode, e.instance_id, e.has_callback from end_tasks(v_ended) e;
+  return query select e.id, e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited from end_tasks(v_ended) e;
 end
 $$;
 
 create or replace function tasklane.cancel_tasks(p_ids bigint[], p_tenant_ids int[] default null)
-returns table (ord int, id bigint, refusal text, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
+returns table (ord int, id bigint, refusal text, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean, limited boolean)
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
@@ -67,14 +67,14 @@ begin
   )
   select i.ord::int, i.id,
          case when e.id is null and i.id = any(v_own) then refusal(i.id, null, null, null) when e.id is null then 'unknown' end,
-         e.task_id, e.lane, e.mode, e.instance_id, e.has_callback
+         e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited
   from input i left join ended e on e.id = i.id and i.first
   order by i.ord;
 end
 $$;
 
 create or replace function tasklane.clear_lane(p_lane text, p_limit int default 1000)
-returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
+returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean, limited boolean)
 language plpgsql set search_path = tasklane as $$
 -- Cancels up to p_limit of the tasks that wait in a lane; call it until it returns fewer.
 -- Raises   TL404 for an unknown queue.
@@ -88,6 +88,6 @@ begin
     returning *
   )
   select array_agg((g.id, now(), null, 'cancelled', g.attempt, 499, null, null, null)::result) into v_ended from gone g;
-  return query select e.id, e.task_id, e.lane, e.mode, e.instance_id, e.has_callback from end_tasks(v_ended) e;
+  return query select e.id, e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited from end_tasks(v_ended) e;
 end
 $$;

@@ -1,6 +1,6 @@
 create or replace function tasklane.complete_tasks(
   p_ids bigint[], p_attempts int[], p_status_codes int[], p_request_ids text[], p_bodies text[]
-) returns table (ord int, id bigint, verdict text, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
+) returns table (ord int, id bigint, verdict text, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean, limited boolean)
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
@@ -49,10 +49,10 @@ begin
 
   -- No join of the answers with what end_tasks returns: with hash joins pinned off, 500 of each cost as much as all the rest.
   return query
-  select v_ords[e.nth], e.id, 'completed', e.task_id, e.lane, e.mode, e.instance_id, e.has_callback
+  select v_ords[e.nth], e.id, 'completed', e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited
   from end_tasks(v_ended) e
   union all
-  select i.ord::int, i.id, refusal(i.id, i.attempt, i.status_code, i.body), null, null, null, null, null
+  select i.ord::int, i.id, refusal(i.id, i.attempt, i.status_code, i.body), null, null, null, null, null, null
   from unnest(p_ids, p_attempts, p_status_codes, p_request_ids, p_bodies)
     with ordinality as i(id, attempt, status_code, request_id, body, ord)
   where i.ord <> all (v_ords)

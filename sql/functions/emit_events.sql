@@ -10,6 +10,7 @@ set plan_cache_mode = force_generic_plan as $$
 -- Touches  task_event (insert), running (row lock until commit: it makes the numbering safe).
 #variable_conflict use_column
 declare
+  v_recording boolean := recording();
   v_running bigint[];
 begin
   -- Lock first, number in the next statement: it sees what the lock waited for.
@@ -19,7 +20,7 @@ begin
 
   return query
   with input as materialized (
-    select i.*, r.id is not null and (i.attempt is null or i.attempt = r.attempt) as lives
+    select i.*, r.attempt as running_attempt, r.id is not null and (i.attempt is null or i.attempt = r.attempt) as lives
     from unnest(p_ids, p_attempts, p_event_ids, p_names, p_datas) with ordinality as i(id, attempt, event_id, name, data, ord)
     left join lateral (select * from running r where r.id = i.id and r.id = any(v_running) limit 1) r on true
   ), numbered as materialized (
@@ -29,6 +30,11 @@ begin
   ), stored as (
     insert into task_event (id, seq, created_at, event_id, name, data)
     select n.id, n.seq, now(), n.event_id, n.name, n.data::json from numbered n where n.lives
+  ), events as (
+    insert into event_stage (id, attempt, type, status, data)
+    select n.id, n.running_attempt, 'progress', 'running',
+           json_build_object('event_id', coalesce(n.event_id, n.seq::text), 'event_name', n.name, 'event_data', n.data::json)
+    from numbered n where n.lives and v_recording order by n.ord
   )
   select n.ord::int, n.id, case when n.lives then 'stored' else coalesce(task_state(n.id), 'unknown') end, n.seq::int, t.mode, t.instance_id
   from numbered n left join task t on t.id = n.id and n.lives

@@ -1,5 +1,5 @@
 create or replace function tasklane.expire_tasks(p_ids bigint[])
-returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
+returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean, limited boolean)
 language sql set search_path = tasklane set enable_seqscan = off as $$
   -- Ends those of the tasks whose deadline has passed and that have not ended. Returns these, as end_tasks does.
   select w.* from withdraw_tasks(array(select t.id from unnest(p_ids) i(id) cross join lateral (select * from task t where t.id = i.id limit 1) t where t.expires_at <= now()),
@@ -7,7 +7,7 @@ language sql set search_path = tasklane set enable_seqscan = off as $$
 $$;
 
 create or replace function tasklane.expire_due(p_limit int default 1000)
-returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean)
+returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean, limited boolean)
 language plpgsql set search_path = tasklane set enable_seqscan = off as $$
 -- Ends up to p_limit running and deferred tasks whose deadline has passed; waiting ones are sweep_ready's.
 #variable_conflict use_column

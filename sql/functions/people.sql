@@ -2,7 +2,8 @@
 
 create or replace function tasklane.notify_servers(p_message json) returns void
 language sql as $$
-  -- Tells every server: {"wake": [["queue:level", rank, "id", how many], …]}, {"ended": ["id", …]}, {"events": ["id", …]}. A hint only; the tables are the truth.
+  -- Tells every server: {"wake": [["queue:level", rank, "id", how many], …]}, {"ended": ["id", …]}, {"events": ["id", …]},
+  -- {"free": ["queue:level", …]}, {"room": ["queue:level", …]}. A hint only; the tables are the truth.
   select pg_notify('tasklane', p_message::text)
 $$;
 
@@ -19,30 +20,60 @@ begin
 end
 $$;
 
+create or replace function tasklane.announce_waiting(p_lane text, p_rank smallint, p_id bigint) returns void
+language sql as $$
+  -- Tells every server that a task waits in a lane.
+  select tasklane.notify_servers(json_build_object('wake', json_build_array(json_build_array(p_lane, p_rank, p_id::text, 1))))
+$$;
+
+create or replace function tasklane.announce_freed(p_lane text, p_limited boolean) returns void
+language sql as $$
+  -- Tells every server that a task of this lane does not run any more: the next one may, in sequence, or within max_running.
+  select tasklane.notify_servers(json_build_object(case when p_limited then 'room' else 'free' end, json_build_array(p_lane)))
+$$;
+
 create or replace function tasklane.put(
   queue text, data json, level int default 0, priority int default 5, endpoint text default null, response_mode text default 'callback',
-  callback_url text default null, timeout int default 86400, trace_id text default null, tenant text default 'default'
+  callback_url text default null, timeout int default 86400, trace_id text default null, tenant text default 'default',
+  run_at timestamptz default null, max_attempts int default null, retry json default null, metadata json default null,
+  idempotency_key text default null
 ) returns text
 language plpgsql set search_path = tasklane as $$
 -- Puts one task: select tasklane.put('deepseek-r1', '{"messages": []}', level => 1, priority => 10);
--- queue may be null: then (endpoint, data.model) finds it. timeout is in seconds.
--- Returns  the printed task id. Raises TL404 for an unknown queue, TL400 for a refused value.
+-- Later: run_at => now() + interval '1 hour'. queue may be null: then (endpoint, data.model) finds it. timeout is in seconds. retry overrides
+-- what of the queue's it names: '{"initial_seconds": 5}'. With an idempotency_key, the same put again within a day returns the same task.
+-- Returns  the printed task id. Raises TL404 for an unknown queue, TL400 for a refused value, TL409 for a key used for another
+--          put, TL429 over a limit.
 #variable_conflict use_column
 declare
   v_put record;
+  v_options json;
 begin
   if put.level not between 0 and 99 or put.priority not between 0 and 100 or put.timeout not between 1 and 2592000
-     or put.data is null or put.response_mode not in ('callback', 'blocking', 'streaming') then
+     or put.data is null or put.response_mode not in ('callback', 'blocking', 'streaming') or put.max_attempts not between 1 and 100
+     or length(put.idempotency_key) not between 1 and 255 then
     raise exception using errcode = 'TL400',
-      message = 'level is 0-99, priority 0-100, timeout 1-2592000 s, data not null, response_mode callback, blocking or streaming';
+      message = 'level is 0-99, priority 0-100, timeout 1-2592000 s, data not null, response_mode callback, blocking or streaming, '
+             || 'max_attempts 1-100, an idempotency_key has 1-255 characters';
+  end if;
+  if num_nonnulls(put.run_at, put.max_attempts, put.retry, put.metadata, put.idempotency_key) > 0 then
+    v_options := json_strip_nulls(json_build_object(
+      'run_at', extract(epoch from put.run_at) * 1000, 'max_attempts', put.max_attempts, 'retry', put.retry, 'metadata', put.metadata,
+      'idempotency_key', put.idempotency_key,
+      'body_hash', case when put.idempotency_key is not null then encode(sha256(convert_to(concat_ws(chr(31), put.queue, put.data::text, put.level,
+        put.priority, put.endpoint, put.response_mode, put.callback_url, put.timeout, put.trace_id, put.run_at, put.max_attempts, put.retry::text,
+        put.metadata::text), 'UTF8')), 'hex') end));
   end if;
   select p.* into v_put from put_tasks(array[1], array[(select t.tenant_id from tenant t where t.tenant = put.tenant)], array[null::int],
     array[put.queue], array[put.endpoint], array[put.level], array[put.response_mode], array[put.priority], array[put.timeout],
-    array[put.callback_url], array[put.trace_id], array[put.data::text]) p;
+    array[put.callback_url], array[put.trace_id], array[put.data::text],
+    p_options => case when v_options is not null then array[v_options::text] end) p;
   if v_put.code is not null then
     raise exception using errcode = v_put.code, message = v_put.message;
   end if;
-  perform notify_servers(json_build_object('wake', json_build_array(json_build_array(v_put.lane, v_put.rank, v_put.id::text, 1))));
+  if v_put.state = 'waiting' then
+    perform announce_waiting(v_put.lane, v_put.rank, v_put.id);
+  end if;
   return v_put.task_id;
 end
 $$;
@@ -62,7 +93,7 @@ begin
   with taken as materialized (
     select * from take_tasks(take.lane, array[take.size], take.strategy, null, null, p_workers => array[take.worker])
   ), back as materialized (
-    select b.* from (select array_agg(t.id) as ids, array_agg(t.attempt) as attempts from taken t where t.data is null) o
+    select b.id from (select array_agg(t.id) as ids, array_agg(t.attempt) as attempts from taken t where t.data is null) o
     cross join lateral return_tasks(o.ids, o.attempts) b
   )
   select t.task_id, t.attempt, t.queue, t.level, t.endpoint, t.mode, t.data::json
@@ -94,6 +125,7 @@ begin
     array[complete.request_id], array[complete.body::text]) c;
   if v_done.verdict = 'completed' then
     perform notify_servers(json_build_object('ended', json_build_array(v_done.id::text)));
+    perform announce_freed(v_done.lane, v_done.limited);
   elsif v_done.verdict <> 'repeated' then
     raise exception using errcode = 'TL409', message = format('task %s is %s', complete.task_id, v_done.verdict);
   end if;
@@ -114,6 +146,7 @@ begin
     raise exception using errcode = 'TL409', message = format('task %s is %s', cancel.task_id, v_done.refusal);
   end if;
   perform notify_servers(json_build_object('ended', json_build_array(v_done.id::text)));
+  perform announce_freed(v_done.lane, v_done.limited);
   return cancel.task_id;
 end
 $$;
@@ -141,5 +174,77 @@ begin
   end if;
   perform notify_servers(json_build_object('events', json_build_array(v_done.id::text)));
   return v_done.seq;
+end
+$$;
+
+create or replace function tasklane.release(task_id text, delay interval default null, reason text default null, attempt int default null) returns text
+language plpgsql set search_path = tasklane as $$
+-- Gives a running task back, to run again later: select tasklane.release('TASK-…', delay => '10 seconds');
+-- Without delay, its retry settings (or its queue's) say when.
+-- Returns  the task id. Raises TL404 for an unknown task, TL409 when it does not run, TL400 for a delay that can't be.
+#variable_conflict use_column
+declare
+  v_seconds float8 := extract(epoch from release.delay);
+  v_done record;
+begin
+  if v_seconds not between 0 and 31622400 then
+    raise exception using errcode = 'TL400', message = 'delay is from nothing to 366 days';
+  end if;
+  select r.* into v_done from release_tasks(array[existing_id(release.task_id)], array[release.attempt], array[v_seconds], array[release.reason]) r;
+  if v_done.verdict = 'waiting' then
+    perform announce_waiting(v_done.lane, v_done.rank, v_done.id);
+  elsif v_done.verdict = 'dead' then
+    perform notify_servers(json_build_object('ended', json_build_array(v_done.id::text)));
+  elsif v_done.verdict <> 'deferred' then
+    raise exception using errcode = 'TL409', message = format('task %s is %s', release.task_id, v_done.verdict);
+  end if;
+  perform announce_freed(v_done.lane, v_done.limited);
+  return release.task_id;
+end
+$$;
+
+create or replace function tasklane.heartbeat(task_id text, attempt int default null) returns text
+language sql set search_path = tasklane as $$
+  -- Extends the lease of a running task by its length: select tasklane.heartbeat('TASK-…');
+  -- Returns extended, cancelled, or lost: it is not yours any more. Raises TL404 for an unknown task.
+  select e.verdict from extend_leases(array[existing_id(heartbeat.task_id)], array[heartbeat.attempt]) e
+$$;
+
+create or replace function tasklane.set_priority(task_id text, priority int) returns text
+language plpgsql set search_path = tasklane as $$
+-- Changes the priority (0-100) of a task that waits or is deferred: select tasklane.set_priority('TASK-…', 15);
+-- Returns  the task id. Raises TL404 for an unknown task, TL409 when it runs or has ended, TL400 for a priority that can't be.
+#variable_conflict use_column
+declare
+  v_done record;
+begin
+  if set_priority.priority not between 0 and 100 or set_priority.priority is null then
+    raise exception using errcode = 'TL400', message = 'priority is 0-100';
+  end if;
+  select p.* into v_done from set_priorities(array[existing_id(set_priority.task_id)], array[set_priority.priority]) p;
+  if v_done.refusal is not null then
+    raise exception using errcode = 'TL409', message = format('task %s is %s', set_priority.task_id, v_done.refusal);
+  end if;
+  if v_done.lane is not null then
+    perform announce_waiting(v_done.lane, v_done.rank, v_done.id);
+  end if;
+  return set_priority.task_id;
+end
+$$;
+
+create or replace function tasklane.replay(task_id text) returns text
+language plpgsql set search_path = tasklane as $$
+-- Gives a dead task a new life: select tasklane.replay('TASK-…'); all of a queue: select tasklane.replay(task_id) from tasklane.dead_task where queue = 'q';
+-- Returns  the task id. Raises TL404 for an unknown task, TL409 when it is not dead.
+#variable_conflict use_column
+declare
+  v_done record;
+begin
+  select r.* into v_done from replay_tasks(array[existing_id(replay.task_id)]) r;
+  if v_done.refusal is not null then
+    raise exception using errcode = 'TL409', message = format('task %s is %s', replay.task_id, v_done.refusal);
+  end if;
+  perform announce_waiting(v_done.lane, v_done.rank, v_done.id);
+  return replay.task_id;
 end
 $$;

@@ -7,61 +7,120 @@ begin
 end
 $$;
 
+create or replace function tasklane.new_task_id() returns bigint
+language sql volatile set search_path = tasklane as $$
+  -- The id of a task that is made now.
+  select first_id_of(now()) + nextval('task_number') % 10000000000
+$$;
+
 create or replace function tasklane.put_tasks(
   p_groups int[], p_tenant_ids int[], p_key_ids int[], p_queues text[], p_endpoints text[], p_levels int[],
   p_modes text[], p_priorities int[], p_timeouts int[], p_callback_urls text[], p_trace_ids text[],
-  p_data text[], p_instance_id int default null, p_models text[] default null
-) returns table (ord int, id bigint, task_id text, lane text, rank smallint, code text, message text)
+  p_data text[], p_instance_id int default null, p_models text[] default null, p_options text[] default null,
+  p_key_seconds int default 86400
+) returns table (ord int, id bigint, task_id text, lane text, rank smallint, state text, code text, message text, retry_after int)
 language plpgsql set search_path = tasklane set plan_cache_mode = force_generic_plan as $$
--- Puts tasks: one element of each array a task. Timeouts are in seconds. p_instance_id: the server that holds the
--- clients of blocking and streaming tasks. p_models: the data's models, where the caller has read them already; a task
--- without a queue is routed by its model. (Reading it here fails on data with an escape that Postgres can't store, \u0000.)
+-- Puts tasks: one element of each array a task. Timeouts are in seconds, from run_at for callback tasks, from now for others.
+-- p_instance_id: the server that holds the clients of blocking and streaming tasks. p_models: the data's models, where the caller has
+-- read them already; a task without a queue is routed by its model. (Reading it here fails on data with an escape that Postgres can't
+-- store, \u0000.)
+-- p_options: JSON objects, null for none: run_at (epoch ms) or delay_seconds, max_attempts, retry, metadata, idempotency_key with body_hash
+-- (hex). A key is remembered for p_key_seconds.
 -- Items of one group (p_groups) stand or fall together; other groups are not touched by a refusal.
--- Returns  a row an item, in order: the id and where it waits, or code and message as find_route gives them.
--- Touches  task, ready, lane_tally (insert), lane (insert when a level is new), queue, channel (read).
+-- Returns  a row an item, in order: the id, where it waits and its state (waiting, deferred; repeated: its key had put this task before);
+--          or code and message as find_route and admit_puts give them, and with TL429 the seconds after which to try again.
+-- Touches  task, ready, deferred, lane_tally (insert), lane (insert when a level is new), queue, channel (read), and what admit_puts does.
 #variable_conflict use_column
+declare
+  v_recording boolean := recording();
+  v_ids bigint[];
+  v_repeated text[];
+  v_codes text[];
+  v_messages text[];
+  v_retry_afters int[];
 begin
+  if p_options is not null or exists (select from queue q where q.max_depth is not null)
+     or exists (select from tenant n where n.max_in_flight is not null or n.puts_per_second is not null) then
+    select array_agg(a.id order by i.ord), array_agg(a.repeated order by i.ord), array_agg(a.code order by i.ord),
+           array_agg(a.message order by i.ord), array_agg(a.retry_after order by i.ord)
+      into v_ids, v_repeated, v_codes, v_messages, v_retry_afters
+    from generate_series(1, cardinality(p_groups)) i(ord)
+    left join admit_puts(p_groups, p_tenant_ids, p_queues, p_endpoints, p_levels, p_modes, p_timeouts, p_data, p_models, p_options, p_key_seconds) a
+      on a.ord = i.ord;
+  end if;
+
   return query
   with input as materialized (
-    select i.ord::int, i.grp, i.tenant_id, i.key_id, i.mode::response_mode as mode, (100 - i.priority)::smallint as rank,
-           now() + make_interval(secs => i.timeout) as expires_at, i.callback_url, i.trace_id, i.data::json as data,
+    select i.ord::int, i.grp, i.tenant_id, i.key_id, i.mode, (100 - i.priority)::smallint as rank, i.run_at,
+           greatest(now(), case when i.mode = 'callback' then i.run_at end) + make_interval(secs => i.timeout) as expires_at,
+           i.callback_url, i.trace_id, i.data::json as data, i.options, i.given_id, i.repeated, i.code, i.message, i.retry_after,
            i.queue, i.endpoint, i.level, case when i.queue is null then i.model end as model,
            -- what decides the lane, as one value that can be hashed; quoted, or one item could pose as another
            concat_ws(' ', i.level, quote_nullable(i.queue), quote_nullable(i.endpoint),
                      case when i.queue is null then quote_nullable(i.model) end) as place
     from (
-      select u.*, case when p_models is null and u.queue is null then u.data::json ->> 'model' else u.given_model end as model
+      select u.ord, u.grp, u.tenant_id, u.key_id, u.queue, u.endpoint, u.level, u.mode::response_mode as mode, u.priority, u.timeout,
+             u.callback_url, u.trace_id, u.data, u.options, u.given_id, u.repeated, u.code, u.message, u.retry_after,
+             case when u.options is not null then run_at_of(u.options::json) end as run_at,
+             case when p_models is null and u.queue is null then u.data::json ->> 'model' else u.given_model end as model
       from unnest(p_groups, p_tenant_ids, p_key_ids, p_queues, p_endpoints, p_levels, p_modes, p_priorities, p_timeouts,
-                  p_callback_urls, p_trace_ids, p_data, p_models)
+                  p_callback_urls, p_trace_ids, p_data, p_models, p_options, v_ids, v_repeated, v_codes, v_messages, v_retry_afters)
         with ordinality as u(grp, tenant_id, key_id, queue, endpoint, level, mode, priority, timeout, callback_url, trace_id,
-                             data, given_model, ord)
+                             data, given_model, options, given_id, repeated, code, message, retry_after, ord)
     ) i
   ), place as materialized (
     -- calls mostly go to few places, so each is looked up once
-    select p.place, f.queue_id, f.queue || ':' || p.level as lane, f.code, f.message,
+    select p.place, f.queue_id, f.queue || ':' || p.level as lane, f.code, f.message, q.aging_seconds,
            case when f.code is null then coalesce(l.lane_id, make_lane(f.queue_id, p.level)) end as lane_id
     from (select distinct on (i.place) i.place, i.level, i.queue, i.endpoint, i.model from input i) p
     cross join lateral find_route(p.queue, p.endpoint, p.model) f
     left join lane l on l.queue_id = f.queue_id and l.level = p.level
+    left join queue q on q.queue_id = f.queue_id
   ), routed as materialized (
-    select i.*, p.queue_id, p.lane, p.lane_id, p.code, p.message from input i join place p using (place)
+    select i.ord, i.grp, i.tenant_id, i.key_id, i.mode, i.rank, i.run_at, i.expires_at, i.callback_url, i.trace_id, i.data, i.options,
+           i.given_id, i.repeated, i.level, i.retry_after, p.queue_id, p.lane, p.lane_id, p.aging_seconds,
+           coalesce(p.code, i.code) as code, coalesce(p.message, i.message) as message
+    from input i join place p using (place)
   ), item as materialized (
-    select r.*, first_id_of(now()) + nextval('task_number') % 10000000000 as id
+    select r.*, coalesce(r.given_id, new_task_id()) as id, coalesce(r.run_at > now(), false) as later
     from (select * from routed r
-          where not exists (select from routed b where b.grp = r.grp and b.code is not null)
+          where r.repeated is null and not exists (select from routed b where b.grp = r.grp and b.code is not null)
           order by r.ord) r
   ), put_task as (
-    insert into task (id, created_at, expires_at, lane_id, tenant_id, key_id, instance_id, mode, rank, callback_url, trace_id, data)
+    insert into task (id, created_at, expires_at, lane_id, tenant_id, key_id, instance_id, mode, rank, callback_url, trace_id, data,
+                      max_attempts, retry, metadata)
     select i.id, now(), i.expires_at, i.lane_id, i.tenant_id, i.key_id,
-           case when i.mode in ('blocking', 'streaming') then p_instance_id end, i.mode, i.rank, i.callback_url, i.trace_id, i.data
+           case when i.mode in ('blocking', 'streaming') then p_instance_id end, i.mode, i.rank, i.callback_url, i.trace_id, i.data,
+           case when i.options is not null then (i.options::json ->> 'max_attempts')::int end,
+           case when i.options is not null then i.options::json -> 'retry' end,
+           case when i.options is not null then i.options::json -> 'metadata' end
     from item i
   ), put_ready as (
-    insert into ready (id, expires_at, lane_id, attempt, rank) select i.id, i.expires_at, i.lane_id, 0, i.rank from item i
+    insert into ready (id, expires_at, lane_id, attempt, rank, online, ages_at)
+    select i.id, i.expires_at, i.lane_id, 0, i.rank, i.level = 0,
+           case when i.aging_seconds > 0 and i.rank > 0 then now() + make_interval(secs => i.aging_seconds) end
+    from item i where not i.later
+  ), put_deferred as (
+    insert into deferred (id, expires_at, run_at, lane_id, attempt, rank)
+    select i.id, i.expires_at, i.run_at, i.lane_id, 0, i.rank from item i where i.later
   ), tally as (
-    insert into lane_tally (lane_id, put_count, ended_count) select i.lane_id, count(*), 0 from item i group by i.lane_id
+    insert into lane_tally (lane_id, tenant_id, put_count, ended_count)
+    select i.lane_id, i.tenant_id, count(*), 0 from item i group by i.lane_id, i.tenant_id
+  ), events as (
+    insert into event_stage (id, attempt, type, status)
+    select i.id, 0, 'submitted', case when i.later then 'deferred' else 'waiting' end from item i where v_recording order by i.ord
   )
-  select r.ord, i.id, print_task_id(i.id, i.queue_id, i.level, i.mode), r.lane, r.rank, r.code, r.message
+  select r.ord, coalesce(i.id, case when r.repeated is not null then r.given_id end),
+         coalesce(r.repeated, print_task_id(i.id, i.queue_id, i.level, i.mode)), r.lane, r.rank,
+         case when r.repeated is not null then 'repeated' when i.later then 'deferred' when i.id is not null then 'waiting' end,
+         r.code, r.message, r.retry_after
   from routed r left join item i using (ord)
   order by r.ord;
 end
+$$;
+
+create or replace function tasklane.run_at_of(p_options json) returns timestamptz
+language sql stable parallel safe as $$
+  -- When a task with these options of a put may run; null: at once.
+  select coalesce(to_timestamp((p_options ->> 'run_at')::float8 / 1000), now() + make_interval(secs => (p_options ->> 'delay_seconds')::float8))
 $$;

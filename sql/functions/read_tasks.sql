@@ -42,3 +42,24 @@ language sql stable set search_path = tasklane set enable_seqscan = off set enab
   select r.id, r.outcome, r.status_code, r.body::text, result_envelope(r, print_task_id(t.id, l.queue_id, l.level, t.mode))::text
   from unnest(p_ids) i(id) join result r on r.id = i.id join task t on t.id = i.id join lane l on l.lane_id = t.lane_id
 $$;
+
+create or replace function tasklane.attempts_so_far(p_id bigint, p_since timestamptz) returns int
+language sql stable set search_path = tasklane as $$
+  -- How often a waiting task has been taken in its present life, which began at p_since if it is not the first.
+  select coalesce(max(h.attempt), 0) from task_attempt h where h.id = p_id and (p_since is null or h.ended_at > p_since)
+$$;
+
+create or replace function tasklane.attempts_of(p_id bigint)
+returns table (attempt int, worker text, taken_at timestamptz, ended_at timestamptz, reason text)
+language sql stable set search_path = tasklane as $$
+  -- A task's attempts, the first one first, those of former lives included. reason: why it ended: lapsed, released or what the worker said at its
+  -- release, the task's outcome; null while it runs, as is ended_at.
+  select a.* from (
+    select h.attempt, h.worker, h.taken_at, h.ended_at, h.reason from task_attempt h where h.id = p_id
+    union all
+    select u.attempt, u.worker, u.taken_at, null, null from running u where u.id = p_id
+    union all
+    -- a death has its last attempt among the others
+    select r.attempt, r.worker, r.taken_at, r.completed_at, r.outcome::text from result r where r.id = p_id and r.taken_at is not null and r.outcome <> 'dead'
+  ) a order by a.taken_at, a.attempt
+$$;

@@ -1,17 +1,24 @@
 create or replace function tasklane.return_tasks(p_ids bigint[], p_attempts int[])
-returns table (id bigint, lane text, rank smallint)
-language sql set search_path = tasklane set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
-  -- Puts taken tasks back where they were, as if they had not been taken: the worker was gone before it got them.
-  -- Returns  those that were still running under that attempt, and where they wait now.
+returns table (id bigint, lane text, rank smallint, limited boolean)
+language plpgsql set search_path = tasklane
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- Puts taken tasks back where they were, as if they had not been taken: the worker was gone before it got them, or had not begun.
+-- Returns  those that were still running under that attempt, and where they wait now.
+#variable_conflict use_column
+declare
+  v_back ready[];
+begin
   with gone as (
     delete from running where ctid = any (array(
-      select r.ctid from unnest(p_ids, p_attempts) i(id, attempt)
+      select r.ctid from (select * from unnest(p_ids, p_attempts) i(id, attempt) order by id) i
       cross join lateral (select r.ctid from running r where r.id = i.id and r.attempt = i.attempt for update) r))
     returning *
-  ), back as (
-    insert into ready (id, expires_at, lane_id, attempt, rank)
-    select g.id, g.expires_at, g.lane_id, g.attempt - 1, g.rank from gone g
   )
-  select g.id, q.queue || ':' || l.level, g.rank
-  from gone g join lane l using (lane_id) join queue q on q.queue_id = l.queue_id
+  select array_agg((g.id, g.expires_at, g.lane_id, g.attempt - 1, g.rank, null, null)::ready) into v_back from gone g;
+  if recording() and v_back is not null then
+    perform record_events('retried', 'waiting', array_agg(b.id), array_agg(b.attempt), array_agg('{"reason":"not begun"}'::text)) from unnest(v_back) b;
+  end if;
+  return query select * from make_ready(v_back);
+end
 $$;

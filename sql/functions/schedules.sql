@@ -77,8 +77,8 @@ create or replace function tasklane.fire_schedule(
   p_schedule_id int, p_version xid, p_next timestamptz,
   p_groups int[], p_tenant_ids int[], p_key_ids int[], p_queues text[], p_endpoints text[], p_levels int[],
   p_modes text[], p_priorities int[], p_timeouts int[], p_callback_urls text[], p_trace_ids text[],
-  p_data text[], p_instance_id int default null, p_models text[] default null
-) returns table (ord int, id bigint, task_id text, lane text, rank smallint, code text, message text)
+  p_data text[], p_instance_id int default null, p_models text[] default null, p_options text[] default null
+) returns table (ord int, id bigint, task_id text, lane text, rank smallint, state text, code text, message text, retry_after int)
 language plpgsql set search_path = tasklane as $$
 -- Puts a schedule's task and goes on to its next tick (null: none), in one transaction, if the schedule still is what due_schedules gave
 -- (p_version): of all who try a tick, one puts its task. What follows p_next are put_tasks' arguments, for one task.
@@ -90,9 +90,9 @@ begin
   if not found then
     return;
   end if;
-  select p.* into ord, id, task_id, lane, rank, code, message
+  select p.* into ord, id, task_id, lane, rank, state, code, message, retry_after
   from put_tasks(p_groups, p_tenant_ids, p_key_ids, p_queues, p_endpoints, p_levels, p_modes, p_priorities, p_timeouts,
-                 p_callback_urls, p_trace_ids, p_data, p_instance_id, p_models) p;
+                 p_callback_urls, p_trace_ids, p_data, p_instance_id, p_models, p_options) p;
   if fire_schedule.code is null then
     update schedule s set last_run = s.next_run, last_task_id = fire_schedule.task_id, last_error = null, run_count = s.run_count + 1,
                           next_run = p_next

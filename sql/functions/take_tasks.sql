@@ -61,25 +61,28 @@ $$;
 
 create or replace function tasklane.take_tasks(
   p_lanes text[], p_sizes int[], p_strategy text, p_hint_ranks smallint[], p_hint_ids bigint[],
-  p_endpoint text default null, p_min_age_seconds int default 0, p_lease_seconds int[] default null, p_workers text[] default null
+  p_endpoint text default null, p_min_age_seconds int default 0, p_lease_seconds int[] default null, p_workers text[] default null,
+  p_max_attempts int[] default null
 ) returns table (
   request int, turn int, id bigint, rank smallint, task_id text, attempt int, ak text, instance text,
   endpoint text, queue text, level smallint, mode tasklane.response_mode, created_at timestamptz, expires_at timestamptz,
-  batch_id bigint, trace_id text, custom_id text, callback_url text, data text
+  batch_id bigint, trace_id text, custom_id text, callback_url text, metadata text, data text
 )
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 -- Hands out waiting tasks of the lanes 'queue:level', each under a lease, for one or more requests in one go: request n
--- wants p_sizes[n] tasks for p_workers[n] under a lease of p_lease_seconds[n] (null: the queue's). Tasks are chosen by the strategy
--- for all requests together, then dealt out in that order, the first request first.
+-- wants p_sizes[n] tasks for p_workers[n] under a lease of p_lease_seconds[n] (null: the queue's); when it lapses, p_max_attempts[n]
+-- (null: the task's, or the queue's) decides whether the task goes back. Tasks are chosen by the strategy for all requests together, then
+-- dealt out in that order, the first request first. No queue gets more running than its max_running.
 -- fifo, round_robin, active_passive, sequential are described at take_fifo and so on.
 -- Paused queues, and with p_endpoint those of other endpoints, yield nothing; expired tasks are never handed out.
 -- Returns  the tasks in the order of the take; request is the index into p_sizes, turn into p_lanes.
 --          data is null from where the payloads of the call come to more than 32 MiB: the caller gives these back, with
 --          return_tasks. (Leaving them out here would cost every take a second look at each task.)
 -- Raises   TL404 for an unknown queue (before anything is taken), TL400 for a malformed lane or an unknown strategy.
--- Touches  ready (delete), running (insert), task, queue, lane (read). Never waits for a row: what others hold is skipped.
+-- Touches  ready (delete), running (insert), task, queue, lane (read). Never waits for a row: what others hold is skipped. Takes from a
+--          queue with max_running wait for each other until their commits, which makes the limit exact.
 #variable_conflict use_column
 declare
   v_size int := (select sum(s) from unnest(p_sizes) s);
@@ -91,6 +94,11 @@ declare
   v_hint_ids bigint[];
   v_list int := hashtext(array_to_string(p_lanes, ','));
   v_last int := 0;
+  v_recording boolean := recording();
+  v_lane_queues int[];                                  -- by lane: its queue, where that has max_running
+  v_rooms int[] := '{}';                                -- by queue: how many more may run
+  v_limits int := 0;                                    -- how many of them there are
+  v_cut boolean := false;
   -- which request gets the nth task
   v_deal int[] := (select array_agg(s.request::int order by s.request)
                    from unnest(p_sizes) with ordinality as s(size, request), generate_series(1, s.size));
@@ -119,8 +127,10 @@ begin
          array_agg(a.turn::int order by a.turn) filter (where l.lane_id is not null),
          array_agg(l.lane_id order by a.turn) filter (where l.lane_id is not null),
          array_agg(coalesce(a.hint_rank, 0::smallint) order by a.turn) filter (where l.lane_id is not null),
-         array_agg(coalesce(a.hint_id, 0) order by a.turn) filter (where l.lane_id is not null)
-    into v_bad, v_turns, v_lane_ids, v_hint_ranks, v_hint_ids
+         array_agg(coalesce(a.hint_id, 0) order by a.turn) filter (where l.lane_id is not null),
+         array_agg(case when q.max_running is not null then q.queue_id end order by a.turn) filter (where l.lane_id is not null),
+         count(distinct q.queue_id) filter (where l.lane_id is not null and q.max_running is not null)
+    into v_bad, v_turns, v_lane_ids, v_hint_ranks, v_hint_ids, v_lane_queues, v_limits
   from (-- a lane listed twice counts once, with the lower hint
         select distinct on (name, level) split_part(u.lane, ':', 1) as name, split_part(u.lane, ':', 2)::int as level, u.hint_rank, u.hint_id,
                min(u.turn) over (partition by split_part(u.lane, ':', 1), split_part(u.lane, ':', 2)::int) as turn
@@ -140,7 +150,29 @@ begin
     v_last := lock_turn(v_list);
   end if;
 
-  for v_round in 1..3 loop
+  if v_limits > 0 then
+    perform pg_advisory_xact_lock(hashtext('tasklane.max_running'), q.queue_id)
+    from (select distinct u.queue_id from unnest(v_lane_queues) u(queue_id) where u.queue_id is not null order by 1) q;
+    -- A statement of its own: it sees what was taken and ended while we waited.
+    for v_more in
+      select q.queue_id, q.max_running - (select count(*) from running r where r.queue_id = q.queue_id) as room
+      from queue q where q.queue_id = any (v_lane_queues)
+    loop
+      v_rooms[v_more.queue_id] := greatest(0, v_more.room);
+    end loop;
+  end if;
+
+  for v_round in 1..3 + v_limits loop
+    if v_limits > 0 then
+      -- lanes of queues that are full drop out
+      select array_agg(u.turn order by u.place), array_agg(u.lane_id order by u.place), array_agg(u.hint_rank order by u.place),
+             array_agg(u.hint_id order by u.place), array_agg(u.queue_id order by u.place)
+        into v_turns, v_lane_ids, v_hint_ranks, v_hint_ids, v_lane_queues
+      from unnest(v_turns, v_lane_ids, v_hint_ranks, v_hint_ids, v_lane_queues)
+        with ordinality as u(turn, lane_id, hint_rank, hint_id, queue_id, place)
+      where u.queue_id is null or v_rooms[u.queue_id] > 0;
+      exit when v_lane_ids is null;
+    end if;
     -- a few more than wanted: what another taker locks meanwhile is skipped
     v_want := v_size - cardinality(v_ids);
     if p_strategy = 'fifo' then
@@ -162,6 +194,16 @@ begin
     end if;
     v_found := coalesce(cardinality(v_key_ids), 0);
     exit when v_found = 0;
+    if v_limits > 0 then
+      select coalesce(array_agg(k.turn order by k.place), '{}'), array_agg(k.lane_id order by k.place), array_agg(k.rank order by k.place),
+             array_agg(k.id order by k.place), count(*) < v_found
+        into v_key_turns, v_key_lanes, v_key_ranks, v_key_ids, v_cut
+      from (
+        select k.*, v_lane_queues[k.turn] as queue_id, row_number() over (partition by v_lane_queues[k.turn] order by k.place) as nth
+        from unnest(v_key_turns, v_key_lanes, v_key_ranks, v_key_ids) with ordinality as k(turn, lane_id, rank, id, place)
+      ) k
+      where k.queue_id is null or k.nth <= v_rooms[k.queue_id];
+    end if;
 
     with chosen as materialized (
       select k.place, k.turn, r.*
@@ -177,13 +219,14 @@ begin
       select c.*, q.queue_id, q.lease_seconds, v_deal[cardinality(v_ids) + row_number() over (order by c.place)] as request
       from chosen c join lane l using (lane_id) join queue q using (queue_id)
     ), begun as (
-      insert into running (id, expires_at, taken_at, lease_until, lane_id, queue_id, attempt, rank, worker)
-      select d.id, d.expires_at, now(), now() + make_interval(secs => coalesce(p_lease_seconds[d.request], d.lease_seconds)),
-             d.lane_id, d.queue_id, d.attempt + 1, d.rank, p_workers[d.request]
-      from dealt d
+      insert into running (id, expires_at, taken_at, lease_until, lane_id, queue_id, attempt, rank, worker, lease_seconds, max_attempts)
+      select d.id, d.expires_at, now(), now() + make_interval(secs => d.lease), d.lane_id, d.queue_id, d.attempt + 1, d.rank,
+             p_workers[d.request], d.lease, p_max_attempts[d.request]
+      from (select d.*, coalesce(p_lease_seconds[d.request], d.lease_seconds) as lease from dealt d) d
     )
     select array_agg(d.id order by d.place) as ids, array_agg(d.attempt + 1 order by d.place) as attempts,
-           array_agg(d.rank order by d.place) as ranks, array_agg(d.turn order by d.place) as turns
+           array_agg(d.rank order by d.place) as ranks, array_agg(v_turns[d.turn] order by d.place) as turns,
+           array_agg(d.queue_id order by d.place) filter (where v_limits > 0) as queues
       into v_more
     from dealt d;
     v_got := coalesce(cardinality(v_more.ids), 0);
@@ -191,17 +234,24 @@ begin
     v_attempts := v_attempts || v_more.attempts;
     v_ranks := v_ranks || v_more.ranks;
     v_taken_turns := v_taken_turns || v_more.turns;
-    exit when cardinality(v_ids) >= v_size or p_strategy = 'sequential' or v_found < v_want + 8 * v_round;
+    for n in 1..coalesce(cardinality(v_more.queues), 0) loop
+      v_rooms[v_more.queues[n]] := v_rooms[v_more.queues[n]] - 1;
+    end loop;
+    exit when cardinality(v_ids) >= v_size or p_strategy = 'sequential' or (v_found < v_want + 8 * v_round and not v_cut);
   end loop;
 
   if p_strategy = 'round_robin' and cardinality(v_ids) > 0 then
-    perform keep_turn(v_list, v_turns[v_taken_turns[cardinality(v_taken_turns)]]);
+    perform keep_turn(v_list, v_taken_turns[cardinality(v_taken_turns)]);
+  end if;
+
+  if v_recording then
+    perform record_events('started', 'running', v_ids, v_attempts);
   end if;
 
   return query
-  select v_deal[u.dealt], v_turns[u.turn], t.id, u.rank, print_task_id(t.id, l.queue_id, l.level, t.mode), u.attempt, print_key_id(t.key_id),
+  select v_deal[u.dealt], u.turn, t.id, u.rank, print_task_id(t.id, l.queue_id, l.level, t.mode), u.attempt, print_key_id(t.key_id),
          n.instance, q.endpoint, q.queue, l.level, t.mode, t.created_at, t.expires_at, t.batch_id, t.trace_id, t.custom_id,
-         t.callback_url,
+         t.callback_url, t.metadata::text,
          case when u.dealt = 1 or sum(octet_length(t.data::text)) over (order by u.dealt) <= 32 * 1024 * 1024 then t.data::text end
   from unnest(v_ids, v_attempts, v_ranks, v_taken_turns) with ordinality as u(id, attempt, rank, turn, dealt)
   cross join lateral (select * from task t where t.id = u.id limit 1) t

@@ -14,6 +14,10 @@ alter table tasklane.tenant
   add put_count bigint not null default 0,
   add ended_count bigint not null default 0;
 alter table tasklane.lane_tally add tenant_id int;
+-- Empty where nothing is limited: a look there is all that a put pays for limits.
+create index queue_max_depth on tasklane.queue (queue_id) where max_depth is not null;
+create index queue_max_running on tasklane.queue (queue_id) where max_running is not null;
+create index tenant_limited on tasklane.tenant (tenant_id) where max_in_flight is not null or puts_per_second is not null;
 
 alter table tasklane.task
   add max_attempts int,                                 -- null: the queue's

@@ -1,0 +1,41 @@
+import type { Bus } from './bus.ts';
+import type { Heads } from './heads.ts';
+import type { Pollers } from './pollers.ts';
+
+type Waiting = { lane: string; rank: number; id: string };
+
+/** What must follow, here and on other servers, when a task comes to wait or stops running. */
+export function createLanes(bus: Bus, heads: Heads, pollers: Pollers) {
+  return {
+    /** Tasks came to wait: takes must look as far down as they are, and as many pollers wake. */
+    waiting(rows: readonly Waiting[]): void {
+      const counts = new Map<string, number>();
+      for (const row of rows) {
+        heads.lower(row.lane, row);
+        bus.wake(row.lane, row, 1);
+        counts.set(row.lane, (counts.get(row.lane) ?? 0) + 1);
+      }
+      for (const [lane, count] of counts) pollers.wake(lane, count);
+    },
+
+    /** Waiting tasks moved within their lanes. */
+    moved(rows: readonly Waiting[]): void {
+      for (const row of rows) {
+        heads.lower(row.lane, row);
+        bus.wake(row.lane, row, 0);
+      }
+    },
+
+    /** A task of the lane's queue stopped running; `limited`: the queue has a max_running. */
+    freed(lane: string, limited: boolean): void {
+      if (limited) {
+        pollers.room(lane);
+        bus.room(lane);
+      } else {
+        pollers.free(lane);
+        bus.free(lane);
+      }
+    },
+  };
+}
+export type Lanes = ReturnType<typeof createLanes>;

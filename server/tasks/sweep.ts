@@ -1,0 +1,58 @@
+import type { Logger } from 'pino';
+import type { Database } from '../db/open.ts';
+import { type Swept, sweepDue } from '../db/sweep-due.ts';
+import type { End } from './end.ts';
+import type { Lanes } from './lanes.ts';
+
+const SWEEP_MS = 500;
+const AT_ONCE = 1000;
+/** Commits may be late by this; what was due earlier has been seen to by the sweep before. */
+const LATE_MS = 10_000;
+/** Now and then a sweep begins at the bottom, for a commit that was later still. */
+const BOTTOM_MS = 60_000;
+
+/** Notices, within half a second, leases that lapsed and delays and deadlines that are over. Every server tries; one at a time sweeps. */
+export function startSweep(db: Database, lanes: Lanes, end: End, log: Logger) {
+  let since: number | null = null;
+  let bottomAt = performance.now();
+  let sweeping: Promise<void> | undefined;
+
+  const announce = (rows: readonly Swept[]) => {
+    const of = (outcome: Swept['outcome']) => rows.filter((row) => row.outcome === outcome);
+    lanes.waiting(of('waiting'));
+    lanes.moved(of('moved'));
+    end.announceUnanswered(of('dead'), 'dead');
+    end.announceUnanswered(of('expired'), 'expired');
+    for (const { lane, limited } of of('freed')) lanes.freed(lane, limited);
+  };
+
+  const sweep = async () => {
+    for (let more = true; more; ) {
+      if (performance.now() - bottomAt > BOTTOM_MS) {
+        bottomAt = performance.now();
+        since = null;
+      }
+      const rows = await sweepDue(db, AT_ONCE, since);
+      announce(rows);
+      const done = rows.find((row) => row.outcome === 'swept');
+      if (done?.swept_at) since = done.swept_at - LATE_MS;
+      // Rows without `swept`: some are left. No rows at all: somebody else sweeps.
+      more = rows.length > 0 && done === undefined;
+    }
+  };
+
+  const timer = setInterval(() => {
+    sweeping ??= sweep()
+      .catch((error) => log.warn({ err: error }, 'could not sweep what is due'))
+      .finally(() => {
+        sweeping = undefined;
+      });
+  }, SWEEP_MS);
+
+  return {
+    async stop(): Promise<void> {
+      clearInterval(timer);
+      await sweeping;
+    },
+  };
+}

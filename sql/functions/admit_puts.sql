@@ -1,0 +1,244 @@
+create or replace function tasklane.admit_puts(
+  p_groups int[], p_tenant_ids int[], p_queues text[], p_endpoints text[], p_levels int[], p_modes text[], p_timeouts int[],
+  p_data text[], p_models text[], p_options text[], p_key_seconds int
+) returns table (ord int, id bigint, repeated text, code text, message text, retry_after int)
+language plpgsql set search_path = tasklane set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
+-- What put_tasks asks before it puts tasks with options, or while some queue or tenant has a limit; the arguments are its own.
+-- Returns  a row an item, in order: the id that it must get (its key is claimed for it in this transaction); or the printed id of the task that
+--          its key has put before, which id then is; or why not: TL400 (a run_at that can't be), TL409 (its key was used for another
+--          body; the message names the task), TL429 (over a limit; retry_after in seconds). Items that must only be put have nulls.
+-- Raises   TL500 when a group repeats a key of another group of the call that is refused: put them apart.
+-- Touches  idempotency_key (insert; waits for others that claim the same key). Puts into queues with max_depth, and of tenants with a
+--          limit, wait for each other until their commits, which makes limits exact.
+#variable_conflict use_column
+declare
+  v_count int := cardinality(p_groups);
+  v_queue_ids int[];
+  v_bad boolean[] := '{}';                              -- by group
+  v_keys text[] := array_fill(null::text, array[v_count]);
+  v_hashes text[] := v_keys;
+  v_codes text[] := v_keys;
+  v_messages text[] := v_keys;
+  v_repeated text[] := v_keys;
+  v_ids bigint[] := array_fill(null::bigint, array[v_count]);
+  v_afters int[] := array_fill(null::int, array[v_count]);
+  v_claimed bigint[];
+  v_run_at timestamptz;
+  v_found record;
+  v_rooms jsonb;
+  v_left jsonb;                                         -- by the groups before this one
+  v_group int;
+  v_need record;
+begin
+  select array_agg(f.queue_id order by i.ord), array_agg(coalesce(f.code is not null, false) order by i.ord)
+    into v_queue_ids, v_bad
+  from (
+    select u.ord, u.queue, u.endpoint,
+           case when u.queue is not null then null when p_models is null then u.data::json ->> 'model' else u.model end as model
+    from unnest(p_queues, p_endpoints, p_data, p_models) with ordinality as u(queue, endpoint, data, model, ord)
+  ) i
+  cross join lateral find_route(i.queue, i.endpoint, i.model) f;
+  -- What has no route is refused by put_tasks itself; nothing of its group may claim a key or count.
+  v_bad := bad_groups(p_groups, v_bad);
+
+  for n in 1..v_count loop
+    continue when p_options[n] is null;
+    v_run_at := run_at_of(p_options[n]::json);
+    v_keys[n] := p_options[n]::json ->> 'idempotency_key';
+    v_hashes[n] := p_options[n]::json ->> 'body_hash';
+    if v_run_at > now() + interval '366 days' then
+      v_codes[n] := 'TL400';
+      v_messages[n] := 'run_at: at most 366 days ahead';
+    elsif p_modes[n] <> 'callback' and v_run_at >= now() + make_interval(secs => p_timeouts[n]) then
+      v_codes[n] := 'TL400';
+      v_messages[n] := format('run_at: the client waits %s s and would be gone by then', p_timeouts[n]);
+    end if;
+    if v_codes[n] is not null then
+      v_bad[p_groups[n]] := true;
+    end if;
+  end loop;
+
+  if exists (select from unnest(v_keys) k where k is not null) then
+    with asked as materialized (
+      select distinct on (u.tenant_id, u.key) u.*
+      from unnest(p_tenant_ids, v_keys, v_hashes, v_queue_ids, p_levels, p_modes, p_groups)
+        with ordinality as u(tenant_id, key, hash, queue_id, level, mode, grp, ord)
+      where u.key is not null and v_bad[u.grp] is not true
+      -- In the order of keys, so that two callers with the same ones can't wait for each other.
+      order by u.tenant_id, u.key, u.ord
+    ), made as materialized (
+      select a.*, new_task_id() as id from asked a
+    ), claimed as (
+      insert into idempotency_key as k (tenant_id, idempotency_key, body_hash, id, task_id, expires_at)
+      select m.tenant_id, m.key, decode(m.hash, 'hex'), m.id, print_task_id(m.id, m.queue_id, m.level, m.mode::response_mode),
+             now() + make_interval(secs => p_key_seconds)
+      from made m order by m.tenant_id, m.key
+      on conflict (tenant_id, idempotency_key) do update
+        set body_hash = excluded.body_hash, id = excluded.id, task_id = excluded.task_id, expires_at = excluded.expires_at
+        where k.expires_at <= now()
+      returning k.id
+    )
+    select coalesce(array_agg(c.id), '{}') into v_claimed from claimed c;
+
+    -- A statement of its own: it sees what those committed whom the claims waited for.
+    for v_found in
+      select u.ord, u.grp, k.id, k.task_id, k.body_hash = decode(u.hash, 'hex') as same,
+             k.id = any (v_claimed) and row_number() over (partition by k.id order by u.ord) = 1 as mine
+      from unnest(p_tenant_ids, v_keys, v_hashes, p_groups) with ordinality as u(tenant_id, key, hash, grp, ord)
+      cross join lateral (select * from idempotency_key k where k.tenant_id = u.tenant_id and k.idempotency_key = u.key limit 1) k
+      where u.key is not null and v_bad[u.grp] is not true
+    loop
+      v_ids[v_found.ord] := v_found.id;
+      if not v_found.same then
+        v_codes[v_found.ord] := 'TL409';
+        v_messages[v_found.ord] := format('this idempotency key was used for another body, by %s', v_found.task_id);
+        v_bad[v_found.grp] := true;
+      elsif not v_found.mine then
+        v_repeated[v_found.ord] := v_found.task_id;
+      end if;
+    end loop;
+  end if;
+
+  v_rooms := lock_limits(p_tenant_ids, v_queue_ids);
+  if v_rooms <> '{}' then
+    for v_need in
+      select c.grp, c.place, c.ords, cardinality(c.ords) as count
+      from (
+        select u.grp, x.place, array_agg(u.ord::int order by u.ord) as ords
+        from unnest(p_groups, p_tenant_ids, v_queue_ids, v_repeated) with ordinality as u(grp, tenant_id, queue_id, repeated, ord)
+        -- the rate last: what it lets pass is spent
+        cross join lateral (values ('depth ' || u.queue_id), ('flight ' || u.tenant_id), ('rate ' || u.tenant_id)) x(place)
+        where v_bad[u.grp] is not true and u.repeated is null and v_rooms ? x.place
+        group by u.grp, x.place
+      ) c
+      order by c.grp, c.place
+    loop
+      continue when v_bad[v_need.grp] is true;
+      if v_need.grp is distinct from v_group then
+        v_group := v_need.grp;
+        v_left := v_rooms;
+      end if;
+      select * into v_found from spend_room(v_rooms, v_need.place, v_need.count);
+      v_rooms := v_found.rooms;
+      if v_found.message is not null then
+        v_rooms := v_left;
+        v_bad[v_need.grp] := true;
+        v_codes[v_need.ords[1]] := 'TL429';
+        v_messages[v_need.ords[1]] := v_found.message;
+        v_afters[v_need.ords[1]] := v_found.retry_after;
+      end if;
+    end loop;
+  end if;
+
+  if v_claimed <> '{}' then
+    if exists (select from unnest(p_groups, v_ids, v_repeated) o(grp, id, repeated)
+               join unnest(p_groups, v_ids, v_repeated) f(grp, id, repeated) on f.id = o.id and f.repeated is null and v_bad[f.grp]
+               where o.repeated is not null and v_bad[o.grp] is not true and o.id = any (v_claimed)) then
+      raise exception using errcode = 'TL500', message = 'a key of this call is repeated in another group, and refused there';
+    end if;
+    delete from idempotency_key k using unnest(p_groups, p_tenant_ids, v_keys, v_ids) u(grp, tenant_id, key, id)
+    where v_bad[u.grp] and u.id = any (v_claimed) and k.tenant_id = u.tenant_id and k.idempotency_key = u.key and k.id = u.id;
+  end if;
+
+  return query
+  select n, v_ids[n], v_repeated[n], v_codes[n], v_messages[n], v_afters[n] from generate_series(1, v_count) n;
+end
+$$;
+
+create or replace function tasklane.bad_groups(p_groups int[], p_bad boolean[]) returns boolean[]
+language plpgsql immutable as $$
+-- By group, whether something of it is bad; null: nothing.
+declare
+  v_bad boolean[] := '{}';
+begin
+  for n in 1..cardinality(p_groups) loop
+    if p_bad[n] then
+      v_bad[p_groups[n]] := true;
+    end if;
+  end loop;
+  return v_bad;
+end
+$$;
+
+create or replace function tasklane.lock_limits(p_tenant_ids int[], p_queue_ids int[]) returns jsonb
+language plpgsql set search_path = tasklane as $$
+-- The limits that concern tasks of these tenants for these queues, and how much room each leaves: {"depth <queue_id>": tasks, "flight
+-- <tenant_id>": tasks, "rate <tenant_id>": tasks a second}. Who is limited likewise waits until this transaction ends.
+declare
+  v_tenants int[] := array(select n.tenant_id from tenant n where n.tenant_id = any (p_tenant_ids)
+                           and (n.max_in_flight is not null or n.puts_per_second is not null) order by 1);
+  v_queues int[] := array(select q.queue_id from queue q where q.queue_id = any (p_queue_ids) and q.max_depth is not null order by 1);
+begin
+  perform pg_advisory_xact_lock(hashtext('tasklane.tenant'), n.tenant_id) from unnest(v_tenants) n(tenant_id);
+  perform pg_advisory_xact_lock(hashtext('tasklane.max_depth'), q.queue_id) from unnest(v_queues) q(queue_id);
+  -- Statements of their own: they see what was committed while we waited.
+  return coalesce((
+    select jsonb_object_agg(r.place, r.room) from (
+      select 'rate ' || n.tenant_id as place, n.puts_per_second as room
+      from tenant n where n.tenant_id = any (v_tenants) and n.puts_per_second is not null
+      union all
+      select 'flight ' || n.tenant_id, n.max_in_flight - (n.put_count - n.ended_count + coalesce(
+               (select sum(y.put_count) - sum(y.ended_count) from lane_tally y where y.tenant_id = n.tenant_id), 0))
+      from tenant n where n.tenant_id = any (v_tenants) and n.max_in_flight is not null
+      union all
+      select 'depth ' || q.queue_id, q.max_depth - (
+        select coalesce(sum(l.put_count - l.ended_count + coalesce(
+          (select sum(y.put_count) - sum(y.ended_count) from lane_tally y where y.lane_id = l.lane_id), 0)), 0)
+        from lane l where l.queue_id = q.queue_id) + (select count(*) from running u where u.queue_id = q.queue_id)
+      from queue q where q.queue_id = any (v_queues)
+    ) r), '{}');
+end
+$$;
+
+create or replace function tasklane.spend_room(p_rooms jsonb, p_place text, p_count int,
+                                               out rooms jsonb, out message text, out retry_after int)
+language plpgsql set search_path = tasklane as $$
+-- Takes room for p_count tasks from a limit of lock_limits: rooms is what is left. Where there is not enough: message and retry_after.
+declare
+  v_kind text := split_part(p_place, ' ', 1);
+  v_number int := split_part(p_place, ' ', 2);
+  v_room float8 := p_rooms -> p_place;
+  v_wait float8;
+begin
+  rooms := p_rooms;
+  if v_kind = 'rate' then
+    v_wait := spend_rate(v_number, v_room, p_count);
+    if v_wait > 0 then
+      message := format('tenant %s may put %s tasks a second', to_json((select n.tenant from tenant n where n.tenant_id = v_number)), v_room);
+      retry_after := ceil(v_wait);
+    end if;
+  elsif v_room < p_count then
+    retry_after := 1;
+    message := case v_kind
+      when 'depth' then (select format('queue %s is full: max_depth is %s', to_json(q.queue), q.max_depth) from queue q where q.queue_id = v_number)
+      else (select format('tenant %s has as many tasks in flight as it may: max_in_flight is %s', to_json(n.tenant), n.max_in_flight)
+            from tenant n where n.tenant_id = v_number) end;
+  else
+    rooms := jsonb_set(p_rooms, array[p_place], to_jsonb(v_room - p_count));
+  end if;
+end
+$$;
+
+create or replace function tasklane.spend_rate(p_tenant_id int, p_per_second float8, p_count int) returns float8
+language plpgsql set search_path = tasklane as $$
+-- Lets p_count tasks of a tenant pass at p_per_second, with bursts of one second's worth; a call larger than that passes when
+-- nothing was put for a second. The caller holds the tenant's lock. Returns 0, or the seconds to wait for.
+-- The generic cell rate algorithm (ITU-T I.371): all that is kept is the time, in microseconds, at which what has passed would be paid for. In a
+-- sequence, since a row updated by every put would be a chain of dead versions under a held snapshot.
+declare
+  v_name text := 'rate_' || p_tenant_id;
+  v_now bigint := extract(epoch from clock_timestamp()) * 1000000;
+  v_burst float8 := greatest(1, p_per_second);
+  v_paid bigint;
+  v_wait float8;
+begin
+  execute format('select greatest(last_value, $1) from %I', v_name) into v_paid using v_now;
+  v_wait := (v_paid - v_now) / 1000000.0 + (least(p_count, v_burst) - v_burst) / p_per_second;
+  if v_wait > 0.000001 then
+    return v_wait;
+  end if;
+  perform setval(v_name::regclass, v_paid + ceil(p_count * 1000000.0 / p_per_second)::bigint);
+  return 0;
+end
+$$;

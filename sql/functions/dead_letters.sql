@@ -1,0 +1,85 @@
+create or replace function tasklane.replay_tasks(p_ids bigint[], p_tenant_ids int[] default null)
+returns table (ord int, id bigint, refusal text, lane text, rank smallint)
+language plpgsql set search_path = tasklane
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- Gives dead tasks a new life under their id, from attempt 1 and with as much time as they had; their attempts stay on record. A tenant, where given,
+-- must be the task's.
+-- Returns  a row a task, in order. refusal: null when it waits now, at lane and rank; unknown (another tenant's too), else the state it is in.
+-- Touches  result, kept (delete), a callback's outbox row that tells of the death and was not delivered (delete), task (its deadline), ready,
+--          lane_tally (insert).
+#variable_conflict use_column
+declare
+  v_own bigint[] := (select coalesce(array_agg(distinct t.id), '{}')
+                     from unnest(p_ids) with ordinality as i(id, ord) cross join lateral (select * from task t where t.id = i.id limit 1) t
+                     where p_tenant_ids[i.ord] is null or p_tenant_ids[i.ord] = t.tenant_id);
+  v_back ready[];
+begin
+  with gone as (
+    -- in the order of ids; who comes second waits for the first and then finds none
+    delete from result r using (
+      select r.id from (select o.id from unnest(v_own) o(id) order by 1) o
+      cross join lateral (select r.id from result r where r.id = o.id and r.outcome = 'dead' for update) r
+    ) d where r.id = d.id
+    returning r.id
+  ), reborn as (
+    update task t set expires_at = now() + (t.expires_at - coalesce(t.replayed_at, t.created_at)), replayed_at = now()
+    from gone g where t.id = g.id
+    returning t.id, t.expires_at, t.lane_id, t.rank, t.tenant_id
+  ), tally as (
+    insert into lane_tally (lane_id, tenant_id, put_count, ended_count)
+    select b.lane_id, b.tenant_id, count(*), 0 from reborn b group by b.lane_id, b.tenant_id
+  ), forgotten as (
+    delete from kept k using gone g where k.id = g.id and k.queue_id in (select l.queue_id from reborn b join lane l using (lane_id))
+  ), untold as (
+    delete from callback_delivery c using gone g where c.task_id = g.id and c.status = 'pending'
+  )
+  select array_agg((b.id, b.expires_at, b.lane_id, 0, b.rank, null, null)::ready) into v_back from reborn b;
+  if recording() and v_back is not null then
+    perform record_events('replayed', 'waiting', array_agg(b.id), array_agg(0)) from unnest(v_back) b;
+  end if;
+
+  return query
+  with waiting as materialized (
+    select * from make_ready(v_back)
+  )
+  select i.ord::int, i.id, case when w.id is not null and i.first then null
+                                when i.id = any (v_own) then coalesce(task_state(i.id), 'unknown') else 'unknown' end, w.lane, w.rank
+  from (select u.id, u.ord, row_number() over (partition by u.id order by u.ord) = 1 as first from unnest(p_ids) with ordinality as u(id, ord)) i
+  left join waiting w on w.id = i.id and i.first
+  order by i.ord;
+end
+$$;
+
+create or replace function tasklane.dead_tasks(p_tenant_id int default null, p_queue text default null, p_limit int default 1000)
+returns bigint[]
+language plpgsql stable set search_path = tasklane set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+-- The oldest p_limit dead tasks, of a tenant and of a queue where given. Raises TL404 for an unknown queue.
+declare
+  v_queue_id int := case when p_queue is not null then queue_of(p_queue) end;
+begin
+  return array(
+    select r.id from result r
+    cross join lateral (select * from task t where t.id = r.id limit 1) t
+    join lane l on l.lane_id = t.lane_id
+    where r.outcome = 'dead' and (p_tenant_id is null or t.tenant_id = p_tenant_id) and (v_queue_id is null or l.queue_id = v_queue_id)
+    order by r.id limit p_limit);
+end
+$$;
+
+create or replace function tasklane.purge_dead(p_tenant_id int default null, p_queue text default null, p_limit int default 1000) returns int
+language plpgsql set search_path = tasklane as $$
+-- Removes up to p_limit dead tasks and all that is known of them, of a tenant and of a queue where given. Returns how many; call it until
+-- there are fewer. Raises TL404 for an unknown queue.
+declare
+  v_ids bigint[];
+begin
+  select coalesce(array_agg(r.id), '{}') into v_ids
+  from (select d.id from unnest(dead_tasks(p_tenant_id, p_queue, p_limit)) d(id) order by 1) d
+  cross join lateral (select r.id from result r where r.id = d.id and r.outcome = 'dead' for update) r;
+  -- What the callback has not told yet, it will not tell: its owner wants the task gone.
+  delete from callback_delivery c where c.task_id = any (v_ids);
+  perform remove_tasks(v_ids);
+  return cardinality(v_ids);
+end
+$$;

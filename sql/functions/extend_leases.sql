@@ -1,0 +1,37 @@
+create or replace function tasklane.extend_leases(p_ids bigint[], p_attempts int[], p_lease_seconds int[] default null)
+returns table (ord int, verdict text, worker text)
+language plpgsql set search_path = tasklane
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- Workers' signs of life, one element of each array a task: its lease runs from now on for p_lease_seconds (null: as long as it was taken for).
+-- An attempt, where given, must be the one that runs.
+-- Returns  a row a task, in order. verdict: extended, cancelled, or lost: somebody else has it, it waits, or it has ended in another way.
+-- Touches  running (update).
+#variable_conflict use_column
+declare
+  v_ids bigint[];
+begin
+  -- Locked in the order of ids, so that two callers with the same tasks can't wait for each other.
+  select array_agg(k.id) into v_ids
+  from (select distinct i.id from unnest(p_ids) i(id) order by 1) i
+  cross join lateral (select r.id from running r where r.id = i.id and r.expires_at > now() for update) k;
+
+  return query
+  with asked as materialized (
+    select i.*, r.attempt as running_attempt, coalesce(i.lease_seconds, r.lease_seconds, q.lease_seconds) as lease, r.worker
+    from unnest(p_ids, p_attempts, p_lease_seconds) with ordinality as i(id, attempt, lease_seconds, ord)
+    left join lateral (select * from running r where r.id = i.id and r.id = any (v_ids) limit 1) r on true
+    left join queue q on q.queue_id = r.queue_id
+  ), extended as (
+    update running r set lease_until = now() + make_interval(secs => a.lease)
+    from (select a.id, max(a.lease) as lease from asked a
+          where a.running_attempt is not null and (a.attempt is null or a.attempt = a.running_attempt) group by a.id) a
+    where r.id = a.id
+  )
+  select a.ord::int,
+         case when a.running_attempt is not null and (a.attempt is null or a.attempt = a.running_attempt) then 'extended'
+              when exists (select from result e where e.id = a.id and e.outcome = 'cancelled') then 'cancelled' else 'lost' end,
+         a.worker
+  from asked a order by a.ord;
+end
+$$;

@@ -1,0 +1,91 @@
+create or replace function tasklane.backoff(
+  p_attempt int, p_initial_seconds float8, p_factor float8, p_max_seconds float8, p_jitter boolean
+) returns float8
+language sql volatile parallel safe as $$
+  -- Seconds to wait after attempt p_attempt: least(max, initial x factor^(attempt - 1)), with jitter anything from nothing to that ("full
+  -- jitter": Exponential Backoff And Jitter, AWS Architecture Blog, 2015).
+  -- The exponent is bounded, since powers overflow: beyond 1000 every factor above 1.02 has reached any max.
+  select least(p_max_seconds, p_initial_seconds * p_factor ^ least(p_attempt - 1, 150)) * case when p_jitter then random() else 1 end
+$$;
+
+create or replace function tasklane.release_tasks(
+  p_ids bigint[], p_attempts int[], p_delays float8[], p_reasons text[], p_begun boolean[] default null
+) returns table (ord int, id bigint, verdict text, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean,
+                 limited boolean, rank smallint)
+language plpgsql set search_path = tasklane
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- Gives running tasks back, one element of each array a task: to run again after p_delays seconds (null: as the task's retry settings, or its
+-- queue's, say). An attempt, where given, must be the one that runs. p_begun false: the worker had not begun, so the attempt does not count
+-- and the task waits where it was.
+-- Returns  a row a task, in order. verdict: waiting (at once, at lane and rank: lower the heads, wake who waits), deferred, dead (that was its
+--          last attempt; the columns are end_tasks'), unknown, else the state that forbids it (running for a stale attempt).
+-- Touches  running (delete), ready, deferred, task_attempt (insert), task, lane, queue (read) and what end_tasks does.
+#variable_conflict use_column
+declare
+  v_back record;
+begin
+  with input as materialized (
+    select distinct on (i.id) i.* from unnest(p_ids, p_attempts, p_delays, p_reasons, p_begun)
+      with ordinality as i(id, attempt, delay, reason, begun, ord) order by i.id, i.ord
+  ), locked as materialized (
+    -- in the order of ids and by laterals, for the reasons that complete_tasks has
+    select r.*, i.delay, coalesce(i.reason, 'released') as reason, coalesce(i.begun, true) as begun, i.ord
+    from input i
+    cross join lateral (
+      select * from running r where r.id = i.id and (i.attempt is null or i.attempt = r.attempt) and r.expires_at > now() for update
+    ) r
+  ), judged as materialized (
+    select k.*, k.begun and k.attempt >= coalesce(t.max_attempts, q.max_attempts) as is_dead,
+           now() + make_interval(secs => coalesce(k.delay, backoff(k.attempt,
+             coalesce((t.retry ->> 'initial_seconds')::float8, q.retry_initial_seconds), coalesce((t.retry ->> 'factor')::float8, q.retry_factor),
+             coalesce((t.retry ->> 'max_seconds')::float8, q.retry_max_seconds), coalesce((t.retry ->> 'jitter')::boolean, q.retry_jitter))))
+             as run_at
+    from locked k
+    cross join lateral (select * from task t where t.id = k.id limit 1) t
+    join lane l on l.lane_id = k.lane_id
+    join queue q on q.queue_id = l.queue_id
+  )
+  select coalesce(array_agg(j.id), '{}') as ids,
+         coalesce(array_agg(j.ord), '{}') as ords,
+         array_agg(j.attempt) filter (where j.begun) as attempts,
+         array_agg(j.id) filter (where j.begun) as begun,
+         array_agg(j.ord) filter (where j.is_dead) as dead_ords,
+         array_agg(json_build_object('reason', j.reason)::text) filter (where j.begun) as reasons,
+         array_agg((j.id, j.attempt, j.taken_at, now(), j.worker, j.reason)::task_attempt) filter (where j.begun) as history,
+         array_agg((j.id, now(), j.taken_at, 'dead', j.attempt, 502, null, j.worker, null)::result) filter (where j.is_dead) as dead,
+         array_agg((j.id, j.expires_at, j.lane_id, case when j.begun then j.attempt else j.attempt - 1 end, j.rank, null, null)::ready)
+           filter (where not j.is_dead and (not j.begun or j.run_at <= now())) as ready,
+         array_agg((j.id, j.expires_at, j.run_at, null, j.lane_id, j.attempt, j.rank)::deferred)
+           filter (where not j.is_dead and j.begun and j.run_at > now()) as deferred
+    into v_back
+  from judged j;
+
+  delete from running where id = any (v_back.ids);
+  insert into task_attempt select * from unnest(v_back.history);
+  insert into deferred (id, expires_at, run_at, lane_id, attempt, rank)
+  select d.id, d.expires_at, d.run_at, d.lane_id, d.attempt, d.rank from unnest(v_back.deferred) d;
+  if recording() then
+    perform record_events('released', 'deferred', v_back.begun, v_back.attempts, v_back.reasons);
+    perform record_events('retried', 'waiting', array_agg(w.id), array_agg(w.attempt)) from unnest(v_back.ready) w having count(*) > 0;
+  end if;
+
+  return query
+  with ended as materialized (
+    select * from end_tasks(v_back.dead)
+  ), waiting as materialized (
+    select * from make_ready(v_back.ready)
+  )
+  select i.ord::int, i.id,
+         case when i.ord <> all (v_back.ords) then coalesce(task_state(i.id), 'unknown')
+              when w.id is not null then 'waiting' when e.id is not null then 'dead' else 'deferred' end,
+         e.task_id, coalesce(w.lane, e.lane, q.queue || ':' || l.level), e.mode, e.instance_id, e.has_callback, coalesce(q.max_running is not null, false), w.rank
+  from unnest(p_ids) with ordinality as i(id, ord)
+  left join ended e on e.id = i.id and i.ord = any (v_back.ords)
+  left join waiting w on w.id = i.id and i.ord = any (v_back.ords)
+  left join lateral (select t.lane_id from task t where t.id = i.id and i.ord = any (v_back.ords) limit 1) t on true
+  left join lane l on l.lane_id = t.lane_id
+  left join queue q on q.queue_id = l.queue_id
+  order by i.ord;
+end
+$$;
