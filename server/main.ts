@@ -94,6 +94,7 @@ async function start(
     url,
     instance,
     log,
+    eventRetentionSeconds: config.TASKLANE_EVENT_RETENTION_SECONDS,
     onCallbacks: () => onCallbacks(),
     onKeysChanged: auth.forget,
   });
@@ -102,7 +103,14 @@ async function start(
     allow: config.TASKLANE_CALLBACK_ALLOW,
     allowLoopback: config.DATABASE_URL === undefined,
   });
-  const jobs = await startJobs({ db, url, rule, log, onExpired: tasks.end.swept });
+  const jobs = await startJobs({
+    db,
+    url,
+    rule,
+    eventRetentionSeconds: config.TASKLANE_EVENT_RETENTION_SECONDS,
+    log,
+    onExpired: tasks.end.swept,
+  });
   stops.push(jobs.stop);
   onCallbacks = jobs.onCallbacks;
 

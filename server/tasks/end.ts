@@ -12,6 +12,7 @@ import {
 import type { Database } from '../db/open.ts';
 import { conflict, notFound } from '../protocol/errors.ts';
 import type { Bus } from './bus.ts';
+import type { Feed } from './feed.ts';
 import type { Pollers } from './pollers.ts';
 import type { Answered, Watchers } from './watchers.ts';
 
@@ -22,10 +23,11 @@ export function createEnd(options: {
   bus: Bus;
   pollers: Pollers;
   watchers: Watchers;
+  feed: Feed;
   /** There are callbacks to deliver. */
   onCallbacks(): void;
 }) {
-  const { db, bus, pollers, watchers, onCallbacks } = options;
+  const { db, bus, pollers, watchers, feed, onCallbacks } = options;
 
   /** Tells everyone who waits for these tasks, here and on other servers. */
   const announce = (ended: readonly EndedTask[], how: (index: number) => Answered) => {
@@ -40,6 +42,7 @@ export function createEnd(options: {
       callbacks ||= task.has_callback;
     }
     if (callbacks) onCallbacks();
+    if (ended.length > 0) feed.rouse();
   };
   const announceUnanswered = (ended: readonly EndedTask[], outcome: 'cancelled' | 'expired') =>
     announce(ended, () => ({ outcome, status_code: outcome === 'expired' ? 408 : 499, body: null }));

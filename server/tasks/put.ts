@@ -3,10 +3,11 @@ import type { Database } from '../db/open.ts';
 import { type NewTask, type PutTask, putTasks } from '../db/put-tasks.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import type { Bus } from './bus.ts';
+import type { Feed } from './feed.ts';
 import type { Heads } from './heads.ts';
 import type { Pollers } from './pollers.ts';
 
-export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers) {
+export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers, feed: Feed) {
   const submit = createCoalescer<readonly NewTask[], readonly PutTask[]>({
     maxItems: 1000,
     count: (group) => group.length,
@@ -33,6 +34,7 @@ export function createPut(db: Database, bus: Bus, heads: Heads, pollers: Pollers
       counts.set(row.lane, (counts.get(row.lane) ?? 0) + 1);
     }
     for (const [lane, count] of counts) pollers.wake(lane, count);
+    feed.rouse();
   };
 
   /** Puts a group of tasks, all or none, and resolves once they are committed. Throws TasklaneError for the first that is refused. */

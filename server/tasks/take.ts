@@ -5,6 +5,7 @@ import type { Database } from '../db/open.ts';
 import { outlast } from '../db/outlast.ts';
 import { type Head, type TakenTask as Row, returnTasks, type Strategy, takeTasks } from '../db/take-tasks.ts';
 import type { Bus } from './bus.ts';
+import type { Feed } from './feed.ts';
 import type { Heads } from './heads.ts';
 import type { Pollers } from './pollers.ts';
 
@@ -27,7 +28,7 @@ export type TakeRequest = {
   waitSeconds: number;
 };
 
-export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Pollers, log: Logger) {
+export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Pollers, feed: Feed, log: Logger) {
   type Submit = (request: TakeRequest) => Promise<TakenTask[]>;
   /** Waiting takes that found work only when they looked by themselves: a wake-up was lost. */
   let lateTakes = 0;
@@ -54,6 +55,7 @@ export function createTake(db: Database, bus: Bus, heads: Heads, pollers: Poller
     const { lanes, strategy, endpoint, minAgeSeconds } = requests[0] as TakeRequest;
     const start = heads.begin(lanes);
     const tasks = await takeTasks(db, { lanes, heads: start.heads, strategy, endpoint, minAgeSeconds, requests });
+    if (tasks.length > 0) feed.rouse();
     const first = new Map<string, Head>();
     const dealt: TakenTask[][] = requests.map(() => []);
     const tooMuch: Row[] = [];

@@ -2,6 +2,7 @@ import type { Logger } from 'pino';
 import type { Database } from '../db/open.ts';
 import { startBus } from './bus.ts';
 import { createEnd } from './end.ts';
+import { createFeed } from './feed.ts';
 import { createFollow } from './follow.ts';
 import { createHeads } from './heads.ts';
 import { createPollers } from './pollers.ts';
@@ -18,13 +19,15 @@ export async function startTasks(options: {
   /** ip:port */
   instance: string;
   log: Logger;
+  eventRetentionSeconds: number;
   onCallbacks(): void;
   onKeysChanged(): void;
 }) {
-  const { db, url, instance, log, onCallbacks, onKeysChanged } = options;
+  const { db, url, instance, log, eventRetentionSeconds, onCallbacks, onKeysChanged } = options;
   const heads = createHeads();
   const pollers = createPollers();
   const watchers = createWatchers(db, log);
+  const feed = createFeed(db, log, eventRetentionSeconds);
   const bus = await startBus({
     db,
     url,
@@ -48,19 +51,21 @@ export async function startTasks(options: {
       },
     },
   });
-  const end = createEnd({ db, bus, pollers, watchers, onCallbacks });
+  const end = createEnd({ db, bus, pollers, watchers, feed, onCallbacks });
   const readers = createReaders(end, bus);
 
   return {
-    ...createPut(db, bus, heads, pollers),
-    ...createTake(db, bus, heads, pollers, log),
+    ...createPut(db, bus, heads, pollers, feed),
+    ...createTake(db, bus, heads, pollers, feed, log),
     ...createFollow(db, watchers),
     end,
-    applyEvents: createProgress(db, bus, watchers, end),
+    applyEvents: createProgress(db, bus, watchers, feed, end),
     readers,
+    feed,
     keysChanged: bus.keysChanged,
     async stop(): Promise<void> {
       watchers.stop();
+      await feed.stop();
       await bus.stop();
     },
   };
