@@ -8,6 +8,7 @@ import { readLaneStats } from './db/queues.ts';
 import { callbackRoutes } from './http/callbacks.ts';
 import { channelRoutes } from './http/channels.ts';
 import { eventRoutes } from './http/events.ts';
+import { feedRoutes } from './http/feed.ts';
 import { keyRoutes } from './http/keys.ts';
 import { mountPublic } from './http/public.ts';
 import { queueRoutes } from './http/queues.ts';
@@ -51,6 +52,7 @@ export function createApp(deps: AppDeps): Express {
     ...keyRoutes(deps),
     ...callbackRoutes(deps),
     ...scheduleRoutes(deps),
+    ...feedRoutes(deps),
   ];
   mount(app, routes, deps);
   mountPublic(app, {

@@ -39,6 +39,8 @@ const environment = z.object({
         .map((part) => part.trim())
         .filter(Boolean),
     ),
+  /** How long events of the feed are kept. */
+  TASKLANE_EVENT_RETENTION_SECONDS: number(60, 31_536_000, 86_400),
 });
 
 export type Config = Readonly<z.infer<typeof environment>>;

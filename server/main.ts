@@ -96,6 +96,7 @@ async function start(
     instance,
     log,
     keySeconds: config.TASKLANE_IDEMPOTENCY_SECONDS,
+    eventRetentionSeconds: config.TASKLANE_EVENT_RETENTION_SECONDS,
     onCallbacks: () => onCallbacks(),
     onKeysChanged: auth.forget,
   });
@@ -108,6 +109,7 @@ async function start(
     db,
     url,
     rule,
+    eventRetentionSeconds: config.TASKLANE_EVENT_RETENTION_SECONDS,
     log,
     onExpired: (ended) => tasks.end.announceUnanswered(ended, 'expired'),
   });

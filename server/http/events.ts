@@ -13,7 +13,7 @@ export function eventRoutes({ tasks, instance }: { tasks: Tasks; instance: strin
       method: 'get',
       path: EVENT_BUS_PATH,
       summary: "Where the event bus's WebSocket is",
-      roles: ['worker'],
+      roles: ['client', 'worker'],
       handle({ req }) {
         const scheme = req.headers['x-forwarded-proto'] === 'https' ? 'wss' : 'ws';
         return {

@@ -138,7 +138,8 @@ export function errorBody(error: TasklaneError) {
   };
 }
 
-function bearer(req: Request): string | undefined {
+/** The key that a request carries. */
+export function bearer(req: Request): string | undefined {
   return /^Bearer +(\S+) *$/i.exec(req.headers.authorization ?? '')?.[1];
 }
 

@@ -6,11 +6,13 @@ import type { EndedTask } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
 import { foldTallies, makePartitions } from '../db/upkeep.ts';
 import { expireOverdue } from '../tasks/expire-overdue.ts';
+import { tidyEvents } from '../tasks/tidy-events.ts';
 
 const FOLD_MS = 5000;
 const CRONTAB = `
 * * * * * expire
 * * * * * deliver_callbacks
+* * * * * tidy_events
 0 * * * * make_partitions
 `;
 
@@ -19,10 +21,11 @@ export async function startJobs(deps: {
   db: Database;
   url: string;
   rule: AddressRule;
+  eventRetentionSeconds: number;
   log: Logger;
   onExpired(ended: readonly EndedTask[]): void;
 }) {
-  const { db, url, rule, log, onExpired } = deps;
+  const { db, url, rule, eventRetentionSeconds, log, onExpired } = deps;
 
   const delivery = createDelivery({
     db,
@@ -37,6 +40,7 @@ export async function startJobs(deps: {
     expire: () => expireOverdue(db, onExpired),
     make_partitions: () => makePartitions(db),
     deliver_callbacks: delivery.look,
+    tidy_events: () => tidyEvents(db, eventRetentionSeconds),
   };
 
   const starting = run({

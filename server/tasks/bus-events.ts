@@ -7,14 +7,20 @@ import type { Tasks } from './tasks.ts';
 
 export type Verdict = { ok: true; taskId: string } | { ok: false; taskId: string; message: string };
 
-/** Applies events in the event bus's JSON, in order, each on its own. `error` tells how a lone one would have failed. */
+/**
+ * Applies events in the event bus's JSON, in order, each on its own; none with `refusal`, which is then what is wrong with each.
+ * `error` tells how a lone one would have failed.
+ */
 export async function applyBusEvents(
   tasks: Tasks,
   texts: readonly string[],
+  refusal?: TasklaneError,
 ): Promise<{ verdict: Verdict; error?: TasklaneError }[]> {
   const read = texts.map(readEvent);
   const good = read.filter((one) => one.event !== undefined);
-  const refusals = await tasks.applyEvents(good.map((one) => one.event as WorkerEvent));
+  const refusals = refusal
+    ? good.map(() => refusal)
+    : await tasks.applyEvents(good.map((one) => one.event as WorkerEvent));
   for (const [index, one] of good.entries()) one.error = refusals[index];
   return read.map(({ taskId, error }) => {
     if (!error) return { verdict: { ok: true, taskId } };

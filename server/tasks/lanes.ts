@@ -1,11 +1,12 @@
 import type { Bus } from './bus.ts';
+import type { Feed } from './feed.ts';
 import type { Heads } from './heads.ts';
 import type { Pollers } from './pollers.ts';
 
 type Waiting = { lane: string; rank: number; id: string };
 
 /** What must follow, here and on other servers, when a task comes to wait or stops running. */
-export function createLanes(bus: Bus, heads: Heads, pollers: Pollers) {
+export function createLanes(bus: Bus, heads: Heads, pollers: Pollers, feed: Feed) {
   return {
     /** Tasks came to wait: takes must look as far down as they are, and as many pollers wake. */
     waiting(rows: readonly Waiting[]): void {
@@ -16,6 +17,7 @@ export function createLanes(bus: Bus, heads: Heads, pollers: Pollers) {
         counts.set(row.lane, (counts.get(row.lane) ?? 0) + 1);
       }
       for (const [lane, count] of counts) pollers.wake(lane, count);
+      feed.rouse();
     },
 
     /** Waiting tasks moved within their lanes. */
@@ -24,6 +26,7 @@ export function createLanes(bus: Bus, heads: Heads, pollers: Pollers) {
         heads.lower(row.lane, row);
         bus.wake(row.lane, row, 0);
       }
+      feed.rouse();
     },
 
     /** A task of the lane's queue stopped running; `limited`: the queue has a max_running. */
@@ -35,6 +38,7 @@ export function createLanes(bus: Bus, heads: Heads, pollers: Pollers) {
         pollers.free(lane);
         bus.free(lane);
       }
+      feed.rouse();
     },
   };
 }

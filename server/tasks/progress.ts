@@ -4,16 +4,18 @@ import { type Emitted, emitEvents, type Progress } from '../db/events.ts';
 import type { Database } from '../db/open.ts';
 import type { Bus } from './bus.ts';
 import { type End, refusal } from './end.ts';
+import type { Feed } from './feed.ts';
 import type { Watchers } from './watchers.ts';
 
 /** What a worker says of a task: progress, or its answer. */
 export type WorkerEvent = { progress: Progress } | { answer: Answer };
 
-export function createProgress(db: Database, bus: Bus, watchers: Watchers, end: End) {
+export function createProgress(db: Database, bus: Bus, watchers: Watchers, feed: Feed, end: End) {
   const emit = createCoalescer<Progress, Emitted>({
     bytes: (event) => event.data?.length ?? 0,
     async run(events) {
       const rows = await emitEvents(db, events);
+      feed.rouse();
       for (const [index, row] of rows.entries()) {
         if (row.seq === null) continue;
         const { eventId, eventName, data } = events[index] as Progress;

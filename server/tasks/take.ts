@@ -4,6 +4,7 @@ import { isPassing } from '../db/errors.ts';
 import type { Database } from '../db/open.ts';
 import { outlast } from '../db/outlast.ts';
 import { type Head, type TakenTask as Row, returnTasks, type Strategy, takeTasks } from '../db/take-tasks.ts';
+import type { Feed } from './feed.ts';
 import type { Heads } from './heads.ts';
 import type { Lanes } from './lanes.ts';
 import type { Pollers } from './pollers.ts';
@@ -29,7 +30,7 @@ export type TakeRequest = {
   waitSeconds: number;
 };
 
-export function createTake(db: Database, lanes: Lanes, heads: Heads, pollers: Pollers, log: Logger) {
+export function createTake(db: Database, lanes: Lanes, heads: Heads, pollers: Pollers, feed: Feed, log: Logger) {
   type Submit = (request: TakeRequest) => Promise<TakenTask[]>;
   /** Waiting takes that found work only when they looked by themselves: a wake-up was lost. */
   let lateTakes = 0;
@@ -63,6 +64,7 @@ export function createTake(db: Database, lanes: Lanes, heads: Heads, pollers: Po
       minAgeSeconds,
       requests,
     });
+    if (tasks.length > 0) feed.rouse();
     const first = new Map<string, Head>();
     const dealt: TakenTask[][] = requests.map(() => []);
     const tooMuch: Row[] = [];

@@ -2,6 +2,7 @@ import type { Logger } from 'pino';
 import type { Database } from '../db/open.ts';
 import { startBus } from './bus.ts';
 import { createEnd } from './end.ts';
+import { createFeed } from './feed.ts';
 import { createFollow } from './follow.ts';
 import { createHeads } from './heads.ts';
 import { createLanes } from './lanes.ts';
@@ -24,13 +25,16 @@ export async function startTasks(options: {
   log: Logger;
   /** How long an idempotency key is remembered. */
   keySeconds: number;
+  /** How long events are kept. */
+  eventRetentionSeconds: number;
   onCallbacks(): void;
   onKeysChanged(): void;
 }) {
-  const { db, url, instance, log, keySeconds, onCallbacks, onKeysChanged } = options;
+  const { db, url, instance, log, keySeconds, eventRetentionSeconds, onCallbacks, onKeysChanged } = options;
   const heads = createHeads();
   const pollers = createPollers();
   const watchers = createWatchers(db, log);
+  const feed = createFeed(db, log, eventRetentionSeconds);
   const bus = await startBus({
     db,
     url,
@@ -55,24 +59,26 @@ export async function startTasks(options: {
       },
     },
   });
-  const lanes = createLanes(bus, heads, pollers);
+  const lanes = createLanes(bus, heads, pollers, feed);
   const end = createEnd({ db, bus, lanes, watchers, onCallbacks });
   const sweep = startSweep(db, lanes, end, log);
   const readers = createReaders(end, bus);
 
   return {
     ...createPut(db, bus, lanes, keySeconds),
-    ...createTake(db, lanes, heads, pollers, log),
+    ...createTake(db, lanes, heads, pollers, feed, log),
     ...createLease(db, lanes, end),
     ...createMove(db, lanes),
     ...createFollow(db, watchers),
     end,
-    applyEvents: createProgress(db, bus, watchers, end),
+    applyEvents: createProgress(db, bus, watchers, feed, end),
     readers,
+    feed,
     keysChanged: bus.keysChanged,
     async stop(): Promise<void> {
       await sweep.stop();
       watchers.stop();
+      await feed.stop();
       await bus.stop();
     },
   };

@@ -3,20 +3,22 @@ import { type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Logger } from 'pino';
 import { type WebSocket, WebSocketServer } from 'ws';
-import type { Auth } from '../auth/auth.ts';
+import type { Auth, Principal } from '../auth/auth.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import { EVENT_BUS_PATH } from '../protocol/events.ts';
 import { traceIdOf } from '../protocol/trace.ts';
 import { applyBusEvents } from '../tasks/bus-events.ts';
 import type { Tasks } from '../tasks/tasks.ts';
+import { createSubscription, isFeedFrame } from './subscription.ts';
 
 const PROTOCOL = 'tasklane';
 const PING_MS = 20_000;
+const CLOSE_MS = 5000;
 const AT_ONCE = 500;
 /** A socket that sends faster than events are stored is read no further until it has caught up. */
 const MAX_WAITING = 5000;
 
-/** The event bus: workers send events over a WebSocket, one JSON a frame; each frame is answered, in order. */
+/** The event bus: workers send events over a WebSocket, and clients follow the feed, one JSON a frame; each frame is answered, in order. */
 export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks; log: Logger; maxBodyBytes: number }) {
   const { auth, tasks, log } = deps;
   const sockets = new WebSocketServer({
@@ -32,8 +34,7 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
       if (req.url?.split('?')[0] !== EVENT_BUS_PATH) throw new TasklaneError(404, 'no such WebSocket');
       const key = keyOf(req);
       const principal = await auth.principal(key);
-      if (principal.role === 'client') throw new TasklaneError(403, 'a client key may not send events');
-      sockets.handleUpgrade(req, socket, head, (webSocket) => serve(webSocket, key));
+      sockets.handleUpgrade(req, socket, head, (webSocket) => serve(webSocket, key, principal));
     } catch (error) {
       const known = error instanceof TasklaneError ? error : new TasklaneError(500, 'internal error');
       if (known.status >= 500) log.error({ err: error }, 'could not open a WebSocket');
@@ -41,11 +42,34 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
     }
   });
 
-  const serve = (socket: WebSocket, key: string | undefined) => {
+  const serve = (socket: WebSocket, key: string | undefined, principal: Principal) => {
     let waiting: string[] = [];
     let waitingBytes = 0;
     let busy = false;
     let alive = true;
+    const refusal =
+      principal.role === 'client' ? new TasklaneError(403, 'a client key may not send events') : undefined;
+    const checkKey = () => auth.principal(key);
+    const subscription = createSubscription(socket, { feed: tasks.feed, log, principal, checkKey });
+
+    /** Applies and answers frames, in order. */
+    const answer = async (texts: readonly string[]) => {
+      for (let from = 0; from < texts.length; ) {
+        const next = texts.findIndex((text, index) => index >= from && isFeedFrame(text));
+        const to = next < 0 ? texts.length : next;
+        if (to > from) {
+          const verdicts = await applyBusEvents(tasks, texts.slice(from, to), refusal);
+          // Waiting for the last keeps a worker that does not read its answers from filling our memory with them.
+          await new Promise((resolve) => {
+            for (const [index, { verdict }] of verdicts.entries()) {
+              socket.send(JSON.stringify(verdict), index === verdicts.length - 1 ? resolve : undefined);
+            }
+          });
+        }
+        if (to < texts.length) await subscription.apply(texts[to] as string);
+        from = to + 1;
+      }
+    };
     const drain = async () => {
       busy = true;
       while (waiting.length > 0) {
@@ -53,18 +77,12 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
         waiting = waiting.slice(AT_ONCE);
         waitingBytes = waiting.reduce((sum, text) => sum + text.length, 0);
         // The key may have been revoked since.
-        const refused = await auth.principal(key).then(
+        const refused = await checkKey().then(
           () => undefined,
           (error: Error) => error,
         );
         if (refused instanceof TasklaneError && refused.status === 401) return socket.close(1008, refused.message);
-        const verdicts = (await applyBusEvents(tasks, texts)).map(({ verdict }) => JSON.stringify(verdict));
-        // Waiting for the last keeps a worker that does not read its answers from filling our memory with them.
-        await new Promise((resolve) => {
-          for (const [index, verdict] of verdicts.entries()) {
-            socket.send(verdict, index === verdicts.length - 1 ? resolve : undefined);
-          }
-        });
+        await answer(texts);
         socket.resume();
       }
       busy = false;
@@ -92,6 +110,10 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
     stop(): void {
       for (const socket of sockets.clients) socket.close(1001, 'the server is stopping');
       sockets.close();
+      // Who does not read does not answer the close either.
+      setTimeout(() => {
+        for (const socket of sockets.clients) socket.terminate();
+      }, CLOSE_MS).unref();
     },
   };
 }

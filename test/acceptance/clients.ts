@@ -148,6 +148,10 @@ export const askStream = (server: Server, queue: string, more: object = {}): Pro
 export const readStream = (server: Server, taskId: string, lastEventId?: string): Promise<Stream> =>
   openStream(server, `/v1/queue/${taskId}/events`, { lastEventId });
 
+/** Follows what happens to tasks. */
+export const followEvents = (server: Server, query: string, lastEventId?: string): Promise<Stream> =>
+  openStream(server, `/v1/events?${query}`, { lastEventId });
+
 function parseEvent(block: string): SseEvent | undefined {
   const fields = new Map<string, string>();
   for (const line of block.split('\n')) {

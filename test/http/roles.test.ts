@@ -21,7 +21,8 @@ const ROUTES: [method: string, path: string, roles: string[], allowed: number, b
   ['GET', `/v1/queue/${NO_SUCH_TASK}/events`, BOTH, 404],
   ['GET', '/v1/tasks', BOTH, 200],
   ['POST', '/v1/queue/events', WORKER, 400, {}],
-  ['GET', '/v1/queue/eventbus', WORKER, 200],
+  ['GET', '/v1/queue/eventbus', BOTH, 200],
+  ['GET', '/v1/events?queue=nowhere', CLIENT, 404],
   ['POST', '/v1/queue/register', WORKER, 400, {}],
   ['GET', '/v1/queue/nowhere/metadata', BOTH, 404],
   ['GET', '/v1/queues', BOTH, 200],
@@ -74,7 +75,7 @@ test('the table holds every route that the description of the API has', async ()
   const missing = described.filter((route) => {
     const [method, path = ''] = route.split(' ');
     const pattern = new RegExp(`^${path.replaceAll('*', '[^/]+')}$`);
-    return !ROUTES.some((row) => row[0] === method && pattern.test(row[1]));
+    return !ROUTES.some((row) => row[0] === method && pattern.test(row[1].split('?')[0] as string));
   });
   assert.deepEqual(missing, []);
 });

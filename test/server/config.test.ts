@@ -13,6 +13,7 @@ test('without any setting the defaults are those of the contract', () => {
     TASKLANE_MAX_BODY_BYTES: 10_485_760,
     TASKLANE_MAX_CONNECTIONS: 10,
     TASKLANE_CALLBACK_ALLOW: [],
+    TASKLANE_EVENT_RETENTION_SECONDS: 86_400,
   });
 });
 
@@ -66,6 +67,8 @@ const BAD: [string, string][] = [
   ['TASKLANE_MAX_BODY_BYTES', '1'],
   ['TASKLANE_MAX_BODY_BYTES', '10MB'],
   ['TASKLANE_MAX_CONNECTIONS', '1'],
+  ['TASKLANE_EVENT_RETENTION_SECONDS', '59'],
+  ['TASKLANE_EVENT_RETENTION_SECONDS', '31536001'],
 ];
 for (const [name, value] of BAD) {
   test(`${name}=${value} is refused by name, without its value`, () => {
