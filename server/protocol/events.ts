@@ -28,3 +28,12 @@ export const busEvent = z.discriminatedUnion('name', [
   }),
 ]);
 export type BusEvent = z.infer<typeof busEvent>;
+
+/**
+ * What a worker says of a task on its WebSocket: that it holds it and has not begun, so that it goes back should the socket close; and that it
+ * has begun.
+ */
+export const holdEvent = z.discriminatedUnion('name', [
+  z.object({ name: z.literal('task-hold-event'), payload: z.object({ taskId: z.string(), attempt: z.int().min(1) }) }),
+  z.object({ name: z.literal('task-begin-event'), payload: z.object({ taskId: z.string() }) }),
+]);

@@ -80,10 +80,13 @@ export function createTake(db: Database, lanes: Lanes, heads: Heads, pollers: Po
     return dealt;
   };
 
-  /** Puts tasks back where they were: nobody got them. Never rejects, since nobody is left to be told. */
-  const giveBack = async (tasks: readonly Row[]): Promise<void> => {
+  /** Puts tasks back where they were: nobody got them, or has begun with them. Never rejects, since nobody is left to be told. */
+  const giveBack = async (tasks: readonly { id: string; attempt: number }[]): Promise<void> => {
     const back = await outlast(() => returnTasks(db, tasks)).catch((error) => {
-      log.error({ err: error, tasks: tasks.length }, 'could not put tasks back; they run until their deadline');
+      log.error(
+        { err: error, tasks: tasks.length },
+        'could not put tasks back; they wait again when their leases lapse',
+      );
       return [];
     });
     lanes.waiting(back);

@@ -2,13 +2,14 @@ import { randomUUID } from 'node:crypto';
 import { type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Logger } from 'pino';
-import { type WebSocket, WebSocketServer } from 'ws';
+import { WebSocket, WebSocketServer } from 'ws';
 import type { Auth, Principal } from '../auth/auth.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import { EVENT_BUS_PATH } from '../protocol/events.ts';
 import { traceIdOf } from '../protocol/trace.ts';
 import { applyBusEvents } from '../tasks/bus-events.ts';
 import type { Tasks } from '../tasks/tasks.ts';
+import { createHoldings, isHoldFrame } from './holdings.ts';
 import { createSubscription, isFeedFrame } from './subscription.ts';
 
 const PROTOCOL = 'tasklane';
@@ -52,21 +53,29 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
     const checkKey = () => auth.principal(key);
     const subscription = createSubscription(socket, { feed: tasks.feed, log, principal, checkKey });
 
+    const holdings = createHoldings(tasks, refusal);
+    const isControl = (text: string) => isFeedFrame(text) || isHoldFrame(text);
+
     /** Applies and answers frames, in order. */
     const answer = async (texts: readonly string[]) => {
       for (let from = 0; from < texts.length; ) {
-        const next = texts.findIndex((text, index) => index >= from && isFeedFrame(text));
+        const next = texts.findIndex((text, index) => index >= from && isControl(text));
         const to = next < 0 ? texts.length : next;
         if (to > from) {
           const verdicts = await applyBusEvents(tasks, texts.slice(from, to), refusal);
           // Waiting for the last keeps a worker that does not read its answers from filling our memory with them.
           await new Promise((resolve) => {
             for (const [index, { verdict }] of verdicts.entries()) {
+              if (verdict.ok) holdings.begun(verdict.taskId);
               socket.send(JSON.stringify(verdict), index === verdicts.length - 1 ? resolve : undefined);
             }
           });
         }
-        if (to < texts.length) await subscription.apply(texts[to] as string);
+        const control = texts[to];
+        if (control !== undefined) {
+          if (isHoldFrame(control)) socket.send(JSON.stringify(holdings.apply(control)));
+          else await subscription.apply(control);
+        }
         from = to + 1;
       }
     };
@@ -81,11 +90,16 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
           () => undefined,
           (error: Error) => error,
         );
-        if (refused instanceof TasklaneError && refused.status === 401) return socket.close(1008, refused.message);
+        if (refused instanceof TasklaneError && refused.status === 401) {
+          waiting = [];
+          socket.close(1008, refused.message);
+          break;
+        }
         await answer(texts);
         socket.resume();
       }
       busy = false;
+      if (socket.readyState === WebSocket.CLOSED) holdings.giveBack();
     };
     socket.on('message', (frame) => {
       const text = frame.toString();
@@ -103,7 +117,11 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
       alive = false;
       socket.ping();
     }, PING_MS);
-    socket.on('close', () => clearInterval(timer));
+    socket.on('close', () => {
+      clearInterval(timer);
+      // What came before the close is applied first: a task that was begun or answered is not given back.
+      if (!busy) holdings.giveBack();
+    });
   };
 
   return {
