@@ -4,14 +4,16 @@ import type { AddressRule } from '../callbacks/address.ts';
 import { createDelivery } from '../callbacks/deliver.ts';
 import type { EndedTask } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
-import { foldTallies, makePartitions } from '../db/upkeep.ts';
+import { dropOldPartitions, foldTallies, makePartitions } from '../db/upkeep.ts';
 import { expireOverdue } from '../tasks/expire-overdue.ts';
+import { startRetention } from './retention.ts';
 
 const FOLD_MS = 5000;
 const CRONTAB = `
 * * * * * expire
 * * * * * deliver_callbacks
 0 * * * * make_partitions
+0 * * * * drop_old_partitions
 `;
 
 /** Starts graphile-worker with what happens in the background. Its jobs may run on any server, and again after a crash. */
@@ -36,6 +38,9 @@ export async function startJobs(deps: {
   const taskList: TaskList = {
     expire: () => expireOverdue(db, onExpired),
     make_partitions: () => makePartitions(db),
+    async drop_old_partitions() {
+      while (await dropOldPartitions(db));
+    },
     deliver_callbacks: delivery.look,
   };
 
@@ -58,6 +63,7 @@ export async function startJobs(deps: {
     () => void foldTallies(db).catch((error) => log.warn({ err: error }, 'could not add up the counts')),
     FOLD_MS,
   );
+  const retention = startRetention(db, log);
 
   let asking = false;
   let again = false;
@@ -85,6 +91,7 @@ export async function startJobs(deps: {
     onCallbacks: () => void askForDelivery(),
     async stop(): Promise<void> {
       clearInterval(folding);
+      await retention.stop();
       await runner.stop().catch(() => undefined);
       await ended;
       await delivery.stop();

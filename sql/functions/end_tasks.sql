@@ -3,17 +3,20 @@ returns table (nth int, id bigint, task_id text, lane text, mode tasklane.respon
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
--- What must follow every end of a task, whoever ended it: its result, the lane's count, the callback's outbox row.
+-- What must follow every end of a task, whoever ended it: its result, the lane's count, the callback's outbox row, its place among those that
+-- its queue keeps where it keeps only so many.
 -- The caller has just deleted the task's row from ready, running or deferred, and so owns its end.
 -- Returns  what is needed to tell those who wait; nth is the index into p_results.
--- Touches  result, lane_tally, callback_delivery (insert), task, lane (read).
+-- Touches  result, lane_tally, callback_delivery, kept (insert), task, lane, queue (read).
 #variable_conflict use_column
 begin
   return query
   with ended as materialized (
-    select r.nth::int, t.id, t.lane_id, t.tenant_id, t.mode, t.instance_id, t.callback_url
+    select r.nth::int, t.id, t.lane_id, t.tenant_id, t.mode, t.instance_id, t.callback_url, r.completed_at, l.level, q.queue_id, q.queue,
+           q.max_completed_tasks
     from unnest(p_results) with ordinality as r(id, completed_at, taken_at, outcome, attempt, status_code, request_id, worker, body, nth)
     cross join lateral (select * from task t where t.id = r.id limit 1) t
+    join lane l on l.lane_id = t.lane_id join queue q on q.queue_id = l.queue_id
   ), results as (
     insert into result select * from unnest(p_results)
   ), tally as (
@@ -21,9 +24,11 @@ begin
   ), callbacks as (
     insert into callback_delivery (task_id, tenant_id, url)
     select e.id, e.tenant_id, e.callback_url from ended e where e.callback_url is not null
+  ), keep as (
+    insert into kept (queue_id, completed_at, id) select e.queue_id, e.completed_at, e.id from ended e where e.max_completed_tasks is not null
   )
-  select e.nth, e.id, print_task_id(e.id, l.queue_id, l.level, e.mode), q.queue || ':' || l.level, e.mode, e.instance_id, e.callback_url is not null
-  from ended e join lane l on l.lane_id = e.lane_id join queue q on q.queue_id = l.queue_id;
+  select e.nth, e.id, print_task_id(e.id, e.queue_id, e.level, e.mode), e.queue || ':' || e.level, e.mode, e.instance_id, e.callback_url is not null
+  from ended e;
 end
 $$;
 
