@@ -478,7 +478,7 @@ describe('remove_finished', () => {
       return (explained?.Plan['Shared Hit Blocks'] ?? 0) + (explained?.Plan['Shared Read Blocks'] ?? 0);
     };
     const counts = [await measure(), await measure(), await measure(), await measure()];
-    assert.ok(Math.min(...counts) < 3000, `touched ${counts} buffers`);
+    assert.ok(Math.min(...counts) < 1000, `touched ${counts} buffers`);
   });
 });
 
