@@ -12,6 +12,9 @@ export type Queue = {
   retry_jitter: boolean;
   max_depth: number | null;
   max_running: number | null;
+  aging_seconds: number;
+  retention_seconds: number;
+  max_completed_tasks: number | null;
   paused: boolean;
 };
 
@@ -42,7 +45,7 @@ export async function deleteQueue(db: Database, queue: string): Promise<void> {
 export function readQueues(db: Database, queue: string | null = null) {
   return db.query<Queue>(sql.unsafe`
     select queue, endpoint, lease_seconds, max_attempts, retry_initial_seconds, retry_factor, retry_max_seconds, retry_jitter, max_depth,
-           max_running, paused
+           max_running, aging_seconds, retention_seconds, max_completed_tasks, paused
     from tasklane.queue where deleted_at is null and (${queue}::text is null or queue = ${queue}) order by queue`);
 }
 

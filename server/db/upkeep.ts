@@ -9,3 +9,17 @@ export async function makePartitions(db: Database): Promise<void> {
 export async function foldTallies(db: Database): Promise<void> {
   await db.call('fold_tallies', [], []);
 }
+
+/** Drops the partitions of the oldest day that nothing needs any more; false when there is none. */
+export async function dropOldPartitions(db: Database): Promise<boolean> {
+  const [row] = await db.call<{ drop_old_partitions: unknown }>('drop_old_partitions', [], []);
+  return row?.drop_old_partitions !== null;
+}
+
+/** What retention removes one by one, in short calls; each is true while there is more to do at once. */
+export const REMOVALS = ['remove_finished', 'trim_kept', 'remove_leftovers'] as const;
+
+export async function remove(db: Database, removal: (typeof REMOVALS)[number]): Promise<boolean> {
+  const [row] = await db.call<Record<string, boolean>>(removal, [], []);
+  return row?.[removal] === true;
+}

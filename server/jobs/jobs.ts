@@ -4,9 +4,10 @@ import type { AddressRule } from '../callbacks/address.ts';
 import { createDelivery } from '../callbacks/deliver.ts';
 import type { EndedTask } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
-import { foldTallies, makePartitions } from '../db/upkeep.ts';
+import { dropOldPartitions, foldTallies, makePartitions } from '../db/upkeep.ts';
 import { expireOverdue } from '../tasks/expire-overdue.ts';
 import { tidyEvents } from '../tasks/tidy-events.ts';
+import { startRetention } from './retention.ts';
 
 const FOLD_MS = 5000;
 const CRONTAB = `
@@ -14,6 +15,7 @@ const CRONTAB = `
 * * * * * deliver_callbacks
 * * * * * tidy_events
 0 * * * * make_partitions
+0 * * * * drop_old_partitions
 `;
 
 /** Starts graphile-worker with what happens in the background. Its jobs may run on any server, and again after a crash. */
@@ -39,6 +41,9 @@ export async function startJobs(deps: {
   const taskList: TaskList = {
     expire: () => expireOverdue(db, onExpired),
     make_partitions: () => makePartitions(db),
+    async drop_old_partitions() {
+      while (await dropOldPartitions(db));
+    },
     deliver_callbacks: delivery.look,
     tidy_events: () => tidyEvents(db, eventRetentionSeconds),
   };
@@ -62,6 +67,7 @@ export async function startJobs(deps: {
     () => void foldTallies(db).catch((error) => log.warn({ err: error }, 'could not add up the counts')),
     FOLD_MS,
   );
+  const retention = startRetention(db, log);
 
   let asking = false;
   let again = false;
@@ -89,6 +95,7 @@ export async function startJobs(deps: {
     onCallbacks: () => void askForDelivery(),
     async stop(): Promise<void> {
       clearInterval(folding);
+      await retention.stop();
       await runner.stop().catch(() => undefined);
       await ended;
       await delivery.stop();

@@ -52,6 +52,8 @@ export function createFollow(db: Database, watchers: Watchers) {
     let cursor = after;
     let look = true;
     let ended = false;
+    // Kept from when it is first seen: a slow reader gets it even if the task has been removed meanwhile.
+    let ending: Ending | undefined;
     let fresh: StoredEvent[] = [];
     let wake: (() => void) | undefined;
     const rouse = () => wake?.();
@@ -68,12 +70,14 @@ export function createFollow(db: Database, watchers: Watchers) {
     });
     signal.addEventListener('abort', rouse);
     try {
-      if ((await outlast(() => readEnding(id), signal)) !== undefined) ended = true;
+      ending = await outlast(() => readEnding(id), signal);
+      if (ending) ended = true;
       while (!signal.aborted) {
         if (look || ended) {
           const last = ended;
           look = false;
           fresh = [];
+          if (last) ending ??= await outlast(() => readEnding(id), signal);
           const rows = await outlast(() => read({ id, seq: cursor }), signal);
           for (const event of rows) {
             yield { event };
@@ -81,7 +85,6 @@ export function createFollow(db: Database, watchers: Watchers) {
           }
           if (rows.length === READ_AT_ONCE) look = true;
           else if (last) {
-            const ending = await outlast(() => readEnding(id), signal);
             if (ending) yield { ending };
             return;
           }

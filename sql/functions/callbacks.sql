@@ -48,9 +48,14 @@ language plpgsql set search_path = tasklane as $$
 -- Sends a failed delivery once more, now, with a day of retries ahead. Returns the id of its task's delivery.
 -- Raises   TL404 when there is no such delivery (of that tenant), TL409 when it has not failed.
 declare
-  v_status text := (select status from callback_delivery d where d.delivery_id = p_delivery_id
-                    and (p_tenant_id is null or d.tenant_id = p_tenant_id) for update);
+  v_status text;
 begin
+  -- First the result's row: a task that is being removed goes with its deliveries.
+  perform from result r where r.id = (select d.task_id from callback_delivery d where d.delivery_id = p_delivery_id
+                                      and (p_tenant_id is null or d.tenant_id = p_tenant_id)) for share;
+  if found then
+    v_status := (select status from callback_delivery d where d.delivery_id = p_delivery_id for update);
+  end if;
   if v_status is null then
     raise exception using errcode = 'TL404', message = format('unknown callback %s', p_delivery_id);
   end if;

@@ -6,7 +6,7 @@ set plan_cache_mode = force_generic_plan as $$
 -- Gives dead tasks a new life under their id, from attempt 1 and with as much time as they had; their attempts stay on record. A tenant, where given,
 -- must be the task's.
 -- Returns  a row a task, in order. refusal: null when it waits now, at lane and rank; unknown (another tenant's too), else the state it is in.
--- Touches  result, kept (delete), a callback's outbox row that tells of the death and was not delivered (delete), task (its deadline), ready,
+-- Touches  result (delete, before all else), a callback's outbox row that tells of the death and was not delivered (delete), task (its deadline), ready,
 --          lane_tally (insert).
 #variable_conflict use_column
 declare
@@ -29,8 +29,6 @@ begin
   ), tally as (
     insert into lane_tally (lane_id, tenant_id, put_count, ended_count)
     select b.lane_id, b.tenant_id, count(*), 0 from reborn b group by b.lane_id, b.tenant_id
-  ), forgotten as (
-    delete from kept k using gone g where k.id = g.id and k.queue_id in (select l.queue_id from reborn b join lane l using (lane_id))
   ), untold as (
     delete from callback_delivery c using gone g where c.task_id = g.id and c.status = 'pending'
   )

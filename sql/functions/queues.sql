@@ -7,7 +7,8 @@ language plpgsql set search_path = tasklane as $$
 declare
   v_endpoint text;
 begin
-  insert into queue (queue, endpoint) values (register_queue.queue, register_queue.endpoint)
+  -- nothing of it ended before now
+  insert into queue (queue, endpoint, retained_from) values (register_queue.queue, register_queue.endpoint, now())
   on conflict (queue) where deleted_at is null do nothing;
   select q.endpoint into v_endpoint from queue q where q.queue = register_queue.queue and q.deleted_at is null;
   if v_endpoint <> register_queue.endpoint then
@@ -24,12 +25,16 @@ $$;
 create or replace function tasklane.set_queue(queue text, settings json) returns void
 language plpgsql set search_path = tasklane as $$
 -- Changes a queue's settings; what is not named stays: lease_seconds, max_attempts, max_depth and max_running (null: no limit), paused,
--- retry {initial_seconds, factor, max_seconds, jitter}. select tasklane.set_queue('q', '{"paused": true}');
+-- retry {initial_seconds, factor, max_seconds, jitter}, aging_seconds, retention_seconds, max_completed_tasks (null: no limit).
+-- select tasklane.set_queue('q', '{"paused": true}');
 -- Raises   TL404 for an unknown queue.
 #variable_conflict use_column
 declare
   s jsonb := settings;
+  v_queue queue;
+  v_limit int;
 begin
+  select * into v_queue from queue q where q.queue_id = queue_of(set_queue.queue) for no key update;
   update queue q set
     lease_seconds = coalesce((s ->> 'lease_seconds')::int, q.lease_seconds),
     max_attempts = coalesce((s ->> 'max_attempts')::int, q.max_attempts),
@@ -39,8 +44,18 @@ begin
     retry_jitter = coalesce((s #>> '{retry,jitter}')::boolean, q.retry_jitter),
     max_depth = case when s ? 'max_depth' then (s ->> 'max_depth')::int else q.max_depth end,
     max_running = case when s ? 'max_running' then (s ->> 'max_running')::int else q.max_running end,
+    aging_seconds = coalesce((s ->> 'aging_seconds')::int, q.aging_seconds),
+    retention_seconds = coalesce((s ->> 'retention_seconds')::int, q.retention_seconds),
+    max_completed_tasks = case when s ? 'max_completed_tasks' then (s ->> 'max_completed_tasks')::int else q.max_completed_tasks end,
     paused = coalesce((s ->> 'paused')::boolean, q.paused)
-  where q.queue_id = queue_of(set_queue.queue);
+  where q.queue_id = v_queue.queue_id
+  returning q.max_completed_tasks into v_limit;
+  if v_limit is not null and v_queue.max_completed_tasks is null then
+    perform fill_kept(v_queue.queue_id);
+  elsif v_limit is null and v_queue.max_completed_tasks is not null then
+    -- What is older waits there to be removed.
+    delete from kept k where k.queue_id = v_queue.queue_id and k.completed_at >= v_queue.retained_from;
+  end if;
 end
 $$;
 

@@ -55,6 +55,8 @@ create index result_dead on tasklane.result (id) where outcome = 'dead';
 -- Results come in the order of their ends, so a few bytes for each megabyte are all the index that retention needs.
 create index result_completed on tasklane.result using brin (completed_at) with (pages_per_range = 32, autosummarize = on);
 create index callback_delivery_pending_task on tasklane.callback_delivery (task_id) where status = 'pending';
+-- A task goes with its deliveries, so they are found by the task.
+create index callback_delivery_finished_task on tasklane.callback_delivery (task_id) where finished_at is not null;
 create index callback_delivery_finished on tasklane.callback_delivery (finished_at) where finished_at is not null;
 
 -- The ended tasks of queues that keep only so many (max_completed_tasks), and of no others.

@@ -10,6 +10,9 @@ const DEFAULTS = {
   max_attempts: 3,
   max_depth: null,
   max_running: null,
+  aging_seconds: 0,
+  retention_seconds: 604_800,
+  max_completed_tasks: null,
   retry: { initial_seconds: 1, factor: 2, max_seconds: 300, jitter: true },
   paused: false,
 };
@@ -63,6 +66,10 @@ test('settings out of range are refused, by path', async () => {
     [{ retry: { initial_seconds: -1 } }, 'retry.initial_seconds'],
     [{ max_depth: 0 }, 'max_depth'],
     [{ max_running: -1 }, 'max_running'],
+    [{ aging_seconds: 86_401 }, 'aging_seconds'],
+    [{ retention_seconds: 0 }, 'retention_seconds'],
+    [{ retention_seconds: 315_360_001 }, 'retention_seconds'],
+    [{ max_completed_tasks: -1 }, 'max_completed_tasks'],
   ];
   for (const [settings, path] of bad) {
     assertRefused(await f.worker('PATCH', `/v1/queue/${queue}`, settings), 400, undefined, path);
@@ -90,8 +97,11 @@ test('PATCH changes what it names and answers the queue', async () => {
     max_running: 5,
     retry: { ...DEFAULTS.retry, factor: 3 },
   });
-  const back = await f.worker('PATCH', `/v1/queue/${queue}`, { max_running: null });
-  assert.equal(back.json.max_running, null);
+  const kept = { aging_seconds: 60, retention_seconds: 3600, max_completed_tasks: 0 };
+  const { json } = await f.worker('PATCH', `/v1/queue/${queue}`, { max_running: null, ...kept });
+  assert.deepEqual(json, { ...answer.json, max_running: null, ...kept });
+  await f.worker('POST', '/v1/queue/register', { queue, endpoint: CHAT, max_completed_tasks: null });
+  assert.deepEqual((await f.client('GET', `/v1/queue/${queue}/metadata`)).json, { ...json, max_completed_tasks: null });
 });
 
 test('pause and resume answer the queue, and may be said twice', async () => {
