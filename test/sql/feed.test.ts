@@ -281,9 +281,9 @@ describe('reading the feed', () => {
 });
 
 test('old events are deleted in slices, from the oldest to the first that is young', async () => {
-  await db.run('delete from tasklane.event');
   const ids = await tasks(5);
   const start = await open();
+  await db.run('delete from tasklane.event');
   await record(db, ids);
   await number(db);
   await db.run("update tasklane.event set created_at = now() - interval '2 hours' where number <> $1", [start + 4n]);

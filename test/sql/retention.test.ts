@@ -601,7 +601,7 @@ test('deliveries that were finished a week ago go, and keys of puts that have ex
   await endedOne(queue, 0, { callbackUrl: 'http://127.0.0.1/' });
   await db.run(
     `insert into tasklane.idempotency_key
-     select 1, n::text, '', n, '', now() + n * interval '1 hour' from generate_series(-4, 2) n`,
+     select 1, n::text, '', n, '', now() + n * interval '1 hour' from generate_series(-4, 2) n where n <> 0`,
   );
   assert.equal(await drain('remove_leftovers(2)'), 3);
   assert.deepEqual(await db.rows('select status from tasklane.callback_delivery order by delivery_id'), [
