@@ -15,6 +15,8 @@ import { queueRoutes } from './http/queues.ts';
 import { mount, sendError } from './http/route.ts';
 import { scheduleRoutes } from './http/schedules.ts';
 import { taskRoutes } from './http/tasks.ts';
+import { tenantRoutes } from './http/tenants.ts';
+import { workerRoutes } from './http/workers.ts';
 import { createMetrics } from './observe/metrics.ts';
 import { badRequest, notFound } from './protocol/errors.ts';
 import type { Schedules } from './schedules/schedules.ts';
@@ -52,6 +54,8 @@ export function createApp(deps: AppDeps): Express {
     ...keyRoutes(deps),
     ...callbackRoutes(deps),
     ...scheduleRoutes(deps),
+    ...workerRoutes(deps),
+    ...tenantRoutes(deps),
     ...feedRoutes(deps),
   ];
   mount(app, routes, deps);

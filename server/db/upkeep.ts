@@ -23,3 +23,8 @@ export async function remove(db: Database, removal: (typeof REMOVALS)[number]): 
   const [row] = await db.call<Record<string, boolean>>(removal, [], []);
   return row?.[removal] === true;
 }
+
+/** Forgets workers that were not seen for a week. */
+export async function forgetWorkers(db: Database): Promise<void> {
+  await db.call('forget_workers', [], []);
+}

@@ -115,7 +115,14 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       body: takeBody,
       async handle({ body, res }) {
         const signal = hangUp(res);
-        const taken = await tasks.take(
+        const worker = body.worker ? await tasks.workers.begin(body.worker, body.queues) : undefined;
+        const drained = { text: '{}', headers: { 'X-TASKLANE-DRAIN': '1' } };
+        if (worker?.drain.aborted) {
+          worker.end();
+          return drained;
+        }
+        const waitsFor = [signal, stopping, ...(worker ? [worker.drain] : [])];
+        const taking = tasks.take(
           {
             lanes: body.queues,
             size: body.size,
@@ -127,8 +134,10 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
             maxAttempts: attemptsOf(body.process_max_retries),
             waitSeconds: body.wait,
           },
-          body.wait > 0 ? AbortSignal.any([signal, stopping]) : signal,
+          body.wait > 0 ? AbortSignal.any(waitsFor) : signal,
         );
+        const taken = await taking.finally(() => worker?.end());
+        if (taken.length === 0 && worker?.drain.aborted) return drained;
         if (taken.length > 0) {
           if (signal.aborted) void tasks.giveBack(taken);
           else signal.addEventListener('abort', () => void tasks.giveBack(taken), { once: true });

@@ -4,7 +4,7 @@ import type { AddressRule } from '../callbacks/address.ts';
 import { createDelivery } from '../callbacks/deliver.ts';
 import type { EndedTask } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
-import { dropOldPartitions, foldTallies, makePartitions } from '../db/upkeep.ts';
+import { dropOldPartitions, foldTallies, forgetWorkers, makePartitions } from '../db/upkeep.ts';
 import { expireOverdue } from '../tasks/expire-overdue.ts';
 import { tidyEvents } from '../tasks/tidy-events.ts';
 import { startRetention } from './retention.ts';
@@ -16,6 +16,7 @@ const CRONTAB = `
 * * * * * tidy_events
 0 * * * * make_partitions
 0 * * * * drop_old_partitions
+0 * * * * forget_workers
 `;
 
 /** Starts graphile-worker with what happens in the background. Its jobs may run on any server, and again after a crash. */
@@ -44,6 +45,7 @@ export async function startJobs(deps: {
     async drop_old_partitions() {
       while (await dropOldPartitions(db));
     },
+    forget_workers: () => forgetWorkers(db),
     deliver_callbacks: delivery.look,
     tidy_events: () => tidyEvents(db, eventRetentionSeconds),
   };

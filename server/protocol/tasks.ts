@@ -97,7 +97,17 @@ export const takeBody = z.object({
   /** Lapses of the lease after which the task still goes back: 0 none, -1 no limit. */
   process_max_retries: z.int().min(-1).max(2_147_483_646).nullish(),
   min_age_seconds: optional(z.int().min(0).max(2_592_000), 0),
-  worker: z.looseObject({ id: shortText(200).min(1) }).nullish(),
+  worker: z
+    .looseObject({
+      id: shortText(200).min(1),
+      name: shortText(200).nullish(),
+      /** How many tasks of a lane it has room for. */
+      capacities: z
+        .record(laneName, z.int().min(0).max(1_000_000))
+        .refine((lanes) => Object.keys(lanes).length <= 1000, 'at most 1,000 lanes')
+        .nullish(),
+    })
+    .nullish(),
 });
 
 export const priorityBody = z.object({ priority });

@@ -12,8 +12,8 @@ const GAP_MS = 3;
 /** NOTIFY carries less than 8,000 bytes. */
 const MAX_BYTES = 7500;
 
-/** Lists of ids, or of lanes for `free` and `room`. */
-const LISTS = ['ended', 'events', 'reading', 'free', 'room'] as const;
+/** Lists of ids, of lanes for `free` and `room`, of workers for `drain`. */
+const LISTS = ['ended', 'events', 'reading', 'free', 'room', 'drain'] as const;
 type List = (typeof LISTS)[number];
 
 const list = z.array(z.string()).default([]);
@@ -26,6 +26,7 @@ const message = z.object({
   reading: list,
   free: list,
   room: list,
+  drain: list,
   keys: z.boolean().default(false),
   hello: z.boolean().default(false),
 });
@@ -40,6 +41,8 @@ export type BusHandlers = {
   free(lane: string): void;
   /** The same, in a queue with max_running. */
   room(lane: string): void;
+  /** These workers were told to drain, or to go on. */
+  drain(workers: string[]): void;
   /** Another server has readers of these tasks' streams. */
   readElsewhere(ids: string[]): void;
   keysChanged(): void;
@@ -120,6 +123,7 @@ export async function startBus(options: {
       }
       for (const lane of heard.free) handlers.free(lane);
       for (const lane of heard.room) handlers.room(lane);
+      if (heard.drain.length > 0) handlers.drain(heard.drain);
       if (heard.reading.length > 0) handlers.readElsewhere(heard.reading);
       if (heard.keys) handlers.keysChanged();
     },
@@ -171,6 +175,7 @@ const emptyLists = (): Record<List, Set<string>> => ({
   reading: new Set(),
   free: new Set(),
   room: new Set(),
+  drain: new Set(),
 });
 
 /** Messages that carry the entries, each in the list it names, none too long for NOTIFY; the first has `head` as well. */

@@ -4,14 +4,16 @@ import type { Database } from '../db/open.ts';
 import type { conflict } from '../protocol/errors.ts';
 import { type End, refusal } from './end.ts';
 import type { Lanes } from './lanes.ts';
+import type { Workers } from './workers.ts';
 
 /** What a worker says of tasks that it holds, besides reporting on them and answering them. */
-export function createLease(db: Database, lanes: Lanes, end: End) {
+export function createLease(db: Database, lanes: Lanes, end: End, workers: Workers) {
   const extend = createCoalescer<readonly Heartbeat[], Awaited<ReturnType<typeof extendLeases>>>({
     maxItems: 5000,
     count: (group) => group.length,
     async run(groups) {
       const rows = await extendLeases(db, groups.flat());
+      workers.seen(new Set(rows.flatMap((row) => row.worker ?? [])));
       let from = 0;
       return groups.map((group) => {
         const own = rows.slice(from, from + group.length);

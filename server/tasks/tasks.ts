@@ -15,6 +15,7 @@ import { createReaders } from './readers.ts';
 import { startSweep } from './sweep.ts';
 import { createTake } from './take.ts';
 import { createWatchers } from './watchers.ts';
+import { createWorkers } from './workers.ts';
 
 /** The life of a task in this process: every way in and out, shared by HTTP, the WebSocket and the jobs. */
 export async function startTasks(options: {
@@ -34,6 +35,7 @@ export async function startTasks(options: {
   const heads = createHeads();
   const pollers = createPollers();
   const watchers = createWatchers(db, log);
+  const workers = createWorkers(db, log);
   const feed = createFeed(db, log, eventRetentionSeconds);
   const bus = await startBus({
     db,
@@ -51,6 +53,7 @@ export async function startTasks(options: {
       },
       free: pollers.free,
       room: pollers.room,
+      drain: (ids) => void workers.heard(ids),
       readElsewhere: (ids) => readers.elsewhere(ids),
       keysChanged: onKeysChanged,
       lookAround() {
@@ -67,16 +70,18 @@ export async function startTasks(options: {
   return {
     ...createPut(db, bus, lanes, keySeconds),
     ...createTake(db, lanes, heads, pollers, feed, log),
-    ...createLease(db, lanes, end),
+    ...createLease(db, lanes, end, workers),
     ...createMove(db, lanes),
     ...createFollow(db, watchers),
     end,
     applyEvents: createProgress(db, bus, watchers, feed, end),
     readers,
     feed,
+    workers,
     keysChanged: bus.keysChanged,
     async stop(): Promise<void> {
       await sweep.stop();
+      workers.stop();
       watchers.stop();
       await feed.stop();
       await bus.stop();

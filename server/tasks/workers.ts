@@ -1,0 +1,120 @@
+import type { Logger } from 'pino';
+import type { Database } from '../db/open.ts';
+import { readDraining, type SeenWorker, seeWorkers } from '../db/workers.ts';
+
+const FLUSH_MS = 5000;
+/** A worker that has not been seen for so long is new when it comes back. */
+const FORGET_MS = 600_000;
+const MAX_LANES = 1000;
+
+/** What a take says of its worker. */
+export type WorkerSays = { id: string; name?: string | null | undefined; capacities?: object | null | undefined };
+
+type Entry = {
+  name: string | null;
+  capacities: string | null;
+  lanes: Set<string>;
+  seenAt: number;
+  seen: boolean;
+  open: number;
+  /** Aborted while it drains. */
+  drain: AbortController;
+};
+
+/**
+ * Who takes tasks here. What a worker says of itself is written when it is news; that it was seen, for all of them together every five
+ * seconds, which also tells who is draining, should the message have been lost.
+ */
+export function createWorkers(db: Database, log: Logger) {
+  const workers = new Map<string, Entry>();
+
+  const entryOf = (id: string): { entry: Entry; isNew: boolean } => {
+    const there = workers.get(id);
+    if (there) return { entry: there, isNew: false };
+    const entry: Entry = {
+      name: null,
+      capacities: null,
+      lanes: new Set(),
+      seenAt: 0,
+      seen: false,
+      open: 0,
+      drain: new AbortController(),
+    };
+    workers.set(id, entry);
+    return { entry, isNew: true };
+  };
+
+  const told = (rows: readonly { worker: string; draining: boolean }[]) => {
+    for (const { worker, draining } of rows) {
+      const entry = workers.get(worker);
+      if (!entry || entry.drain.signal.aborted === draining) continue;
+      if (draining) entry.drain.abort();
+      else entry.drain = new AbortController();
+    }
+  };
+
+  const write = async (list: readonly SeenWorker[]) => {
+    try {
+      told(await seeWorkers(db, list));
+    } catch (error) {
+      log.warn({ err: error }, 'could not keep what workers say of themselves');
+    }
+  };
+
+  const flush = async () => {
+    const now = performance.now();
+    const seen: SeenWorker[] = [];
+    for (const [id, entry] of workers) {
+      if (entry.seen || entry.open > 0) seen.push({ id, name: null, capacities: null, lanes: null });
+      else if (now - entry.seenAt > FORGET_MS) workers.delete(id);
+      entry.seen = false;
+    }
+    if (seen.length > 0) await write(seen);
+  };
+  const timer = setInterval(() => void flush(), FLUSH_MS);
+
+  const saw = (entry: Entry) => {
+    entry.seenAt = performance.now();
+    entry.seen = true;
+  };
+
+  return {
+    /** A worker begins a take. Gives the signal that aborts when, or as, it drains, and the function to call when the take ends. */
+    async begin(says: WorkerSays, lanes: readonly string[]): Promise<{ drain: AbortSignal; end(): void }> {
+      const { entry, isNew } = entryOf(says.id);
+      const name = says.name ?? entry.name;
+      const capacities = says.capacities ? JSON.stringify(says.capacities) : entry.capacities;
+      const more = lanes.filter((lane) => !entry.lanes.has(lane));
+      if (entry.lanes.size + more.length > MAX_LANES) entry.lanes.clear();
+      for (const lane of more) entry.lanes.add(lane);
+      const news = isNew || name !== entry.name || capacities !== entry.capacities || more.length > 0;
+      entry.name = name;
+      entry.capacities = capacities;
+      saw(entry);
+      entry.open++;
+      if (news) await write([{ id: says.id, name, capacities, lanes: [...entry.lanes] }]);
+      return {
+        drain: entry.drain.signal,
+        end() {
+          entry.open--;
+        },
+      };
+    },
+
+    /** Workers gave a sign of life in another way. */
+    seen(ids: Iterable<string>): void {
+      for (const id of ids) saw(entryOf(id).entry);
+    },
+
+    /** Some of these workers were told to drain, or to go on. */
+    async heard(ids: readonly string[]): Promise<void> {
+      const mine = ids.filter((id) => workers.has(id));
+      if (mine.length === 0) return;
+      await readDraining(db, mine).then(told, (error) => log.warn({ err: error }, 'could not see which workers drain'));
+    },
+
+    flush,
+    stop: () => clearInterval(timer),
+  };
+}
+export type Workers = ReturnType<typeof createWorkers>;
