@@ -8,9 +8,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import pg from 'pg';
+import { killPostmaster, postmasterPid } from '../../scripts/chaos/postmaster.ts';
 import { type Receiver, startReceiver } from '../callbacks/receiver.ts';
 import { createDatabase } from '../support/database.ts';
-import { killPostmaster, postmasterPid } from '../support/postmaster.ts';
 import { runServer, type Server, startServer } from '../support/server.ts';
 import { askStream, ENDPOINT, progress, talk, until } from './clients.ts';
 

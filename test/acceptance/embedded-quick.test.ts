@@ -4,7 +4,7 @@ import { chmod, mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { killPostmaster } from '../support/postmaster.ts';
+import { killPostmaster } from '../../scripts/chaos/postmaster.ts';
 import { type Json, type Server, startServer } from '../support/server.ts';
 
 test('a first start on an empty folder makes a database and an admin key, with which a task comes back answered', async () => {

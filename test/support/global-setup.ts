@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
 import { pino } from 'pino';
+import { killPostmaster } from '../../scripts/chaos/postmaster.ts';
 import { startEmbeddedPostgres } from '../../server/db/embedded.ts';
 import { migrate } from '../../server/db/migrate.ts';
 import { TEMPLATE } from './database.ts';
-import { killPostmaster } from './postmaster.ts';
 
 let teardown = async (): Promise<void> => undefined;
 
