@@ -24,7 +24,11 @@ async function touched(session: Session, text: string, values: unknown[]): Promi
 }
 
 const touchedByTake = (session: Session, options: TakeOptions) =>
-  touched(session, 'select * from tasklane.take_tasks($1, $2, $3, $4, $5, $6, $7, $8, $9)', takeValues(LANES, options));
+  touched(
+    session,
+    'select * from tasklane.take_tasks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
+    takeValues(LANES, options),
+  );
 
 /**
  * The least of five calls: others that make databases and tables can empty this session's caches at any time, and the call
