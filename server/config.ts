@@ -27,8 +27,6 @@ const environment = z.object({
   TASKLANE_MAX_BODY_BYTES: number(1024, 512 * 1024 * 1024, 10 * 1024 * 1024),
   /** Connections to the database, besides two for listening and jobs. */
   TASKLANE_MAX_CONNECTIONS: number(2, 200, 10),
-  /** How long an idempotency key is remembered. */
-  TASKLANE_IDEMPOTENCY_SECONDS: number(1, 31_536_000, 86_400),
   /** Addresses (CIDRs, comma-separated) that callbacks may go to although they are private. */
   TASKLANE_CALLBACK_ALLOW: z
     .string()
@@ -39,6 +37,8 @@ const environment = z.object({
         .map((part) => part.trim())
         .filter(Boolean),
     ),
+  /** How long an idempotency key is remembered. */
+  TASKLANE_IDEMPOTENCY_SECONDS: number(1, 31_536_000, 86_400),
   /** How long events of the feed are kept. */
   TASKLANE_EVENT_RETENTION_SECONDS: number(60, 31_536_000, 86_400),
 });

@@ -64,7 +64,9 @@ export function mount(
         let body: unknown;
         if (one.body) {
           text = await readBody(req, maxBodyBytes);
-          body = validate(one.body, parseJson(text), 'the body');
+          // A body of which everything may be left out may be left out itself.
+          const none = text === '' && one.body.safeParse(undefined).success;
+          body = validate(one.body, none ? undefined : parseJson(text), 'the body');
         }
         const query =
           one.query && validate(one.query, Object.fromEntries(new URLSearchParams(queryString(req))), 'the query');

@@ -33,6 +33,7 @@ declare
   s jsonb := settings;
   v_queue queue;
   v_limit int;
+  v_aging int;
 begin
   select * into v_queue from queue q where q.queue_id = queue_of(set_queue.queue) for no key update;
   update queue q set
@@ -49,7 +50,12 @@ begin
     max_completed_tasks = case when s ? 'max_completed_tasks' then (s ->> 'max_completed_tasks')::int else q.max_completed_tasks end,
     paused = coalesce((s ->> 'paused')::boolean, q.paused)
   where q.queue_id = v_queue.queue_id
-  returning q.max_completed_tasks into v_limit;
+  returning q.max_completed_tasks, q.aging_seconds into v_limit, v_aging;
+  if v_aging <> v_queue.aging_seconds then
+    -- What waits ages from now on, too. Takes pass over these rows until the commit.
+    update ready w set ages_at = case when v_aging > 0 and w.rank > 0 then now() + make_interval(secs => v_aging) end
+    where w.lane_id in (select l.lane_id from lane l where l.queue_id = v_queue.queue_id);
+  end if;
   if v_limit is not null and v_queue.max_completed_tasks is null then
     perform fill_kept(v_queue.queue_id);
   elsif v_limit is null and v_queue.max_completed_tasks is not null then

@@ -50,10 +50,6 @@ begin
   )
   select coalesce(array_agg(j.id), '{}') as ids,
          coalesce(array_agg(j.ord), '{}') as ords,
-         array_agg(j.attempt) filter (where j.begun) as attempts,
-         array_agg(j.id) filter (where j.begun) as begun,
-         array_agg(j.ord) filter (where j.is_dead) as dead_ords,
-         array_agg(json_build_object('reason', j.reason)::text) filter (where j.begun) as reasons,
          array_agg((j.id, j.attempt, j.taken_at, now(), j.worker, j.reason)::task_attempt) filter (where j.begun) as history,
          array_agg((j.id, now(), j.taken_at, 'dead', j.attempt, 502, null, j.worker, null)::result) filter (where j.is_dead) as dead,
          array_agg((j.id, j.expires_at, j.lane_id, case when j.begun then j.attempt else j.attempt - 1 end, j.rank, null, null)::ready)
@@ -68,7 +64,11 @@ begin
   insert into deferred (id, expires_at, run_at, lane_id, attempt, rank)
   select d.id, d.expires_at, d.run_at, d.lane_id, d.attempt, d.rank from unnest(v_back.deferred) d;
   if recording() then
-    perform record_events('released', 'deferred', v_back.begun, v_back.attempts, v_back.reasons);
+    insert into event_stage (id, attempt, type, status, data)
+    select h.id, h.attempt, 'released', case when exists (select from unnest(v_back.deferred) d where d.id = h.id) then 'deferred'
+                                             when exists (select from unnest(v_back.ready) w where w.id = h.id) then 'waiting' else 'dead' end,
+           json_build_object('reason', h.reason)
+    from unnest(v_back.history) h;
     perform record_events('retried', 'waiting', array_agg(w.id), array_agg(w.attempt)) from unnest(v_back.ready) w having count(*) > 0;
   end if;
 

@@ -14,6 +14,7 @@ test('without any setting the defaults are those of the contract', () => {
     TASKLANE_MAX_CONNECTIONS: 10,
     TASKLANE_CALLBACK_ALLOW: [],
     TASKLANE_EVENT_RETENTION_SECONDS: 86_400,
+    TASKLANE_IDEMPOTENCY_SECONDS: 86_400,
   });
 });
 
@@ -69,6 +70,8 @@ const BAD: [string, string][] = [
   ['TASKLANE_MAX_CONNECTIONS', '1'],
   ['TASKLANE_EVENT_RETENTION_SECONDS', '59'],
   ['TASKLANE_EVENT_RETENTION_SECONDS', '31536001'],
+  ['TASKLANE_IDEMPOTENCY_SECONDS', '0'],
+  ['TASKLANE_IDEMPOTENCY_SECONDS', '31536001'],
 ];
 for (const [name, value] of BAD) {
   test(`${name}=${value} is refused by name, without its value`, () => {
