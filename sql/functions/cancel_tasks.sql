@@ -64,10 +64,13 @@ begin
   with ended as materialized (
     select * from withdraw_tasks(coalesce(v_own, '{}'), 'cancelled')
   ), input as (
-    select i.*, row_number() over (partition by i.id order by i.ord) = 1 as first from unnest(p_ids) with ordinality as i(id, ord)
+    -- one call can bear the same task for its owner and for others
+    select i.*, row_number() over (partition by i.id, i.own order by i.ord) = 1 and i.own as first
+    from (select u.*, coalesce(u.tenant_id = (select t.tenant_id from task t where t.id = u.id), u.id = any (v_own)) as own
+          from unnest(p_ids, p_tenant_ids) with ordinality as u(id, tenant_id, ord)) i
   )
   select i.ord::int, i.id,
-         case when e.id is null and i.id = any(v_own) then refusal(i.id, null, null, null) when e.id is null then 'unknown' end,
+         case when e.id is null and i.own then refusal(i.id, null, null, null) when e.id is null then 'unknown' end,
          e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited
   from input i left join ended e on e.id = i.id and i.first
   order by i.ord;

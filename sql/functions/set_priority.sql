@@ -59,9 +59,9 @@ begin
   with waiting as materialized (
     select * from make_ready(v_moved)
   )
-  select i.ord::int, i.id, case when w.id is null and i.id <> all (v_deferred) then
-           case when i.tenant_id is null or i.tenant_id = (select t.tenant_id from task t where t.id = i.id)
-                then coalesce(task_state(i.id), 'unknown') else 'unknown' end end, w.lane, w.rank
+  select i.ord::int, i.id,
+         case when i.tenant_id <> (select t.tenant_id from task t where t.id = i.id) then 'unknown'
+              when w.id is null and i.id <> all (v_deferred) then coalesce(task_state(i.id), 'unknown') end, w.lane, w.rank
   from unnest(p_ids, p_tenant_ids) with ordinality as i(id, tenant_id, ord)
   left join waiting w on w.id = i.id
   order by i.ord;
