@@ -445,7 +445,9 @@ async function begin(settings: Omit<Queue, 'name'>[]): Promise<Model> {
   return { queues, tenants, tasks: [], keys: new Map() };
 }
 
-test('whatever is done to tasks, in whatever order and with whatever crashes, they are where the model says', async (t) => {
+test('whatever is done to tasks, in whatever order and with whatever crashes, they are where the model says', {
+  timeout: RUNS * 5000,
+}, async (t) => {
   t.diagnostic(`MODEL_SEED=${SEED}`);
   const settings = fc.record({
     max_attempts: fc.integer({ min: 1, max: 3 }),
