@@ -23,8 +23,8 @@ export type Release = {
   begun: boolean;
 };
 
-/** `waiting`, `deferred`, `dead`, `unknown`, or the state that forbids it. */
-export type Released = EndedTask & { verdict: string; rank: number };
+/** `waiting`, `deferred` or `dead`; where `lane` is null the task was not given back, and it is `unknown` or in a state that forbids it. */
+export type Released = Omit<EndedTask, 'lane'> & { verdict: string; lane: string | null; rank: number };
 
 /** Gives running tasks back, in one transaction. Gives a row a task, in the order given. */
 export function releaseTasks(db: Database, tasks: readonly Release[]) {

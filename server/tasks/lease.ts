@@ -26,14 +26,13 @@ export function createLease(db: Database, lanes: Lanes, end: End, workers: Worke
   const giveBack = createCoalescer<Release, Released>({
     async run(tasks) {
       const rows = await releaseTasks(db, tasks);
-      lanes.waiting(rows.filter((row) => row.verdict === 'waiting'));
+      const given = rows.flatMap((row) => (row.lane === null ? [] : [{ ...row, lane: row.lane }]));
+      lanes.waiting(given.filter((row) => row.verdict === 'waiting'));
       end.announceUnanswered(
-        rows.filter((row) => row.verdict === 'dead'),
+        given.filter((row) => row.verdict === 'dead'),
         'dead',
       );
-      for (const { verdict, lane, limited } of rows) {
-        if (verdict === 'waiting' || verdict === 'deferred') lanes.freed(lane, limited);
-      }
+      for (const { verdict, lane, limited } of given) if (verdict !== 'dead') lanes.freed(lane, limited);
       return rows;
     },
   });
@@ -44,8 +43,8 @@ export function createLease(db: Database, lanes: Lanes, end: End, workers: Worke
 
     /** Why the task could not be released, as an error; undefined when it was. */
     async release(task: Release): Promise<ReturnType<typeof conflict> | undefined> {
-      const { verdict } = await giveBack(task);
-      if (verdict === 'waiting' || verdict === 'deferred' || verdict === 'dead') return undefined;
+      const { verdict, lane } = await giveBack(task);
+      if (lane !== null) return undefined;
       return refusal(verdict, 'released', task.attempt);
     },
   };

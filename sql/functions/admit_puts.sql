@@ -132,9 +132,11 @@ begin
   end if;
 
   if v_claimed <> '{}' then
-    if exists (select from unnest(p_groups, v_ids, v_repeated) o(grp, id, repeated)
-               join unnest(p_groups, v_ids, v_repeated) f(grp, id, repeated) on f.id = o.id and f.repeated is null and v_bad[f.grp]
-               where o.repeated is not null and v_bad[o.grp] is not true and o.id = any (v_claimed)) then
+    -- f claimed the key and is refused; o repeats it, or is refused only since f's body was another.
+    if exists (select from unnest(p_groups, v_ids, v_repeated, v_codes) o(grp, id, repeated, code)
+               join unnest(p_groups, v_ids, v_repeated, v_codes) f(grp, id, repeated, code)
+                 on f.id = o.id and f.grp <> o.grp and f.repeated is null and f.code is distinct from 'TL409' and v_bad[f.grp]
+               where (o.repeated is not null and v_bad[o.grp] is not true or o.code = 'TL409') and o.id = any (v_claimed)) then
       raise exception using errcode = 'TL500', message = 'a key of this call is repeated in another group, and refused there';
     end if;
     delete from idempotency_key k using unnest(p_groups, p_tenant_ids, v_keys, v_ids) u(grp, tenant_id, key, id)

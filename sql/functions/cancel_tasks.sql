@@ -12,8 +12,9 @@ declare
   v_more result[];
   v_status int := case p_outcome when 'dead' then 502 when 'expired' then 408 else 499 end;
 begin
-  -- A task can move while we look (taken, put back), so a second look follows when some were found in no place.
-  for v_look in 1..2 loop
+  -- A task can move while we look (taken, put back), so others follow when some were found in no place: the first of them may find
+  -- another rank than the one it was put with, and lose the task there to a take.
+  for v_look in 1..3 loop
     with live as materialized (
       -- In the order of ids, as complete_tasks locks; and by laterals, for its reason.
       select t.id, t.lane_id, t.rank from (select distinct u.id from unnest(p_ids) u(id) order by 1) i
@@ -24,7 +25,7 @@ begin
       delete from ready where ctid = any (array(
         select w.ctid from live l
         -- the rank it was put with, then any other: the index leads with it
-        cross join lateral (select l.rank where v_look = 1 union all select k from lane_ranks(l.lane_id) k where v_look = 2) k(rank)
+        cross join lateral (select l.rank where v_look = 1 union all select k from lane_ranks(l.lane_id) k where v_look > 1) k(rank)
         cross join lateral (
           select w.ctid from ready w where w.lane_id = l.lane_id and w.rank = k.rank and w.id = l.id for update) w))
       returning id, null::timestamptz as taken_at, attempt, null::text as worker
@@ -63,10 +64,13 @@ begin
   with ended as materialized (
     select * from withdraw_tasks(coalesce(v_own, '{}'), 'cancelled')
   ), input as (
-    select i.*, row_number() over (partition by i.id order by i.ord) = 1 as first from unnest(p_ids) with ordinality as i(id, ord)
+    -- one call can bear the same task for its owner and for others
+    select i.*, row_number() over (partition by i.id, i.own order by i.ord) = 1 and i.own as first
+    from (select u.*, coalesce(u.tenant_id = (select t.tenant_id from task t where t.id = u.id), u.id = any (v_own)) as own
+          from unnest(p_ids, p_tenant_ids) with ordinality as u(id, tenant_id, ord)) i
   )
   select i.ord::int, i.id,
-         case when e.id is null and i.id = any(v_own) then refusal(i.id, null, null, null) when e.id is null then 'unknown' end,
+         case when e.id is null and i.own then refusal(i.id, null, null, null) when e.id is null then 'unknown' end,
          e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited
   from input i left join ended e on e.id = i.id and i.first
   order by i.ord;

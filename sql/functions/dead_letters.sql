@@ -42,8 +42,12 @@ begin
     select * from make_ready(v_back)
   )
   select i.ord::int, i.id, case when w.id is not null and i.first then null
-                                when i.id = any (v_own) then coalesce(task_state(i.id), 'unknown') else 'unknown' end, w.lane, w.rank
-  from (select u.id, u.ord, row_number() over (partition by u.id order by u.ord) = 1 as first from unnest(p_ids) with ordinality as u(id, ord)) i
+                                when i.own then coalesce(task_state(i.id), 'unknown') else 'unknown' end, w.lane, w.rank
+  from (
+    -- one call can bear the same task for its owner and for others
+    select u.*, row_number() over (partition by u.id, u.own order by u.ord) = 1 and u.own as first
+    from (select x.*, coalesce(x.tenant_id = (select t.tenant_id from task t where t.id = x.id), x.id = any (v_own)) as own
+          from unnest(p_ids, p_tenant_ids) with ordinality as x(id, tenant_id, ord)) u) i
   left join waiting w on w.id = i.id and i.first
   order by i.ord;
 end

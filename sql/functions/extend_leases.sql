@@ -26,7 +26,9 @@ begin
     update running r set lease_until = now() + make_interval(secs => a.lease)
     from (select a.id, max(a.lease) as lease from asked a
           where a.running_attempt is not null and (a.attempt is null or a.attempt = a.running_attempt) group by a.id) a
-    where r.id = a.id
+    -- Lateral with a limit can't be turned round: planned while running is known to be empty, a join would begin with all of it.
+    cross join lateral (select u.ctid as tid from running u where u.id = a.id limit 1) u
+    where r.ctid = u.tid
   )
   select a.ord::int,
          case when a.running_attempt is not null and (a.attempt is null or a.attempt = a.running_attempt) then 'extended'

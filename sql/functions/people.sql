@@ -191,12 +191,12 @@ begin
     raise exception using errcode = 'TL400', message = 'delay is from nothing to 366 days';
   end if;
   select r.* into v_done from release_tasks(array[existing_id(release.task_id)], array[release.attempt], array[v_seconds], array[release.reason]) r;
-  if v_done.verdict = 'waiting' then
+  if v_done.lane is null then
+    raise exception using errcode = 'TL409', message = format('task %s is %s', release.task_id, v_done.verdict);
+  elsif v_done.verdict = 'waiting' then
     perform announce_waiting(v_done.lane, v_done.rank, v_done.id);
   elsif v_done.verdict = 'dead' then
     perform notify_servers(json_build_object('ended', json_build_array(v_done.id::text)));
-  elsif v_done.verdict <> 'deferred' then
-    raise exception using errcode = 'TL409', message = format('task %s is %s', release.task_id, v_done.verdict);
   end if;
   perform announce_freed(v_done.lane, v_done.limited);
   return release.task_id;

@@ -139,10 +139,11 @@ begin
       delete from lane_tally returning *
     ), sums as (
       select lane_id, sum(put_count) as put_count, sum(ended_count) as ended_count from gone group by lane_id
+    ), tenant_sums as (
+      select tenant_id, sum(put_count) as put_count, sum(ended_count) as ended_count from gone group by tenant_id
     ), tenants as (
       update tenant n set put_count = n.put_count + s.put_count, ended_count = n.ended_count + s.ended_count
-      from (select tenant_id, sum(put_count) as put_count, sum(ended_count) as ended_count from gone group by tenant_id) s
-      where s.tenant_id = n.tenant_id
+      from tenant_sums s where s.tenant_id = n.tenant_id
     )
     update lane l set put_count = l.put_count + s.put_count, ended_count = l.ended_count + s.ended_count
     from sums s where s.lane_id = l.lane_id;

@@ -4,8 +4,9 @@ create or replace function tasklane.backoff(
 language sql volatile parallel safe as $$
   -- Seconds to wait after attempt p_attempt: least(max, initial x factor^(attempt - 1)), with jitter anything from nothing to that ("full
   -- jitter": Exponential Backoff And Jitter, AWS Architecture Blog, 2015).
-  -- The exponent is bounded, since powers overflow: beyond 1000 every factor above 1.02 has reached any max.
-  select least(p_max_seconds, p_initial_seconds * p_factor ^ least(p_attempt - 1, 150)) * case when p_jitter then random() else 1 end
+  -- The power is bounded by e^600, since it would overflow: there any max is reached.
+  select least(p_max_seconds, p_initial_seconds * p_factor ^ least(p_attempt - 1, 600 / ln(greatest(p_factor, 1.0001))))
+         * case when p_jitter then random() else 1 end
 $$;
 
 create or replace function tasklane.release_tasks(
@@ -19,7 +20,8 @@ set plan_cache_mode = force_generic_plan as $$
 -- queue's, say). An attempt, where given, must be the one that runs. p_begun false: the worker had not begun, so the attempt does not count
 -- and the task waits where it was.
 -- Returns  a row a task, in order. verdict: waiting (at once, at lane and rank: lower the heads, wake who waits), deferred, dead (that was its
---          last attempt; the columns are end_tasks'), unknown, else the state that forbids it (running for a stale attempt).
+--          last attempt; the columns are end_tasks'). Where lane is null this call did nothing, and verdict is unknown or the state that
+--          forbids it (running for a stale attempt).
 -- Touches  running (delete), ready, deferred, task_attempt (insert), task, lane, queue (read) and what end_tasks does.
 #variable_conflict use_column
 declare
@@ -79,7 +81,7 @@ begin
   select i.ord::int, i.id,
          case when i.ord <> all (v_back.ords) then coalesce(task_state(i.id), 'unknown')
               when w.id is not null then 'waiting' when e.id is not null then 'dead' else 'deferred' end,
-         e.task_id, coalesce(w.lane, e.lane, q.queue || ':' || l.level), e.mode, e.instance_id, e.has_callback, coalesce(q.max_running is not null, false), w.rank
+         e.task_id, q.queue || ':' || l.level, e.mode, e.instance_id, e.has_callback, coalesce(q.max_running is not null, false), w.rank
   from unnest(p_ids) with ordinality as i(id, ord)
   left join ended e on e.id = i.id and i.ord = any (v_back.ords)
   left join waiting w on w.id = i.id and i.ord = any (v_back.ords)

@@ -7,13 +7,15 @@ set plan_cache_mode = force_generic_plan as $$
 -- Returns  those that were still running under that attempt, and where they wait now.
 #variable_conflict use_column
 declare
+  v_ids bigint[];
   v_back ready[];
 begin
+  select array_agg(r.id) into v_ids from (select * from unnest(p_ids, p_attempts) i(id, attempt) order by id) i
+  cross join lateral (select r.id from running r where r.id = i.id and r.attempt = i.attempt for update) r;
+
+  -- A statement of its own, for the reason that complete_tasks has.
   with gone as (
-    delete from running where ctid = any (array(
-      select r.ctid from (select * from unnest(p_ids, p_attempts) i(id, attempt) order by id) i
-      cross join lateral (select r.ctid from running r where r.id = i.id and r.attempt = i.attempt for update) r))
-    returning *
+    delete from running where id = any (v_ids) returning *
   )
   select array_agg((g.id, g.expires_at, g.lane_id, g.attempt - 1, g.rank, null, null)::ready) into v_back from gone g;
   if recording() and v_back is not null then

@@ -9,58 +9,59 @@ set plan_cache_mode = force_generic_plan as $$
 -- Touches  ready (delete, insert), deferred, task (update).
 #variable_conflict use_column
 declare
-  v_more ready[];
+  v_more record;
   v_moved ready[] := '{}';
-  v_deferred bigint[];
-  v_attempts int[];
+  v_deferred bigint[] := '{}';
+  v_ranks smallint[] := '{}';
+  v_attempts int[] := '{}';
 begin
-  -- A task can move while we look (taken, put back), so a second look follows, over all ranks: it may have been put back or aged.
-  for v_look in 1..2 loop
+  -- A task can move while we look (put back, come to wait, age), so others follow, over all ranks.
+  for v_look in 1..3 loop
     with live as materialized (
       select distinct on (t.id) t.id, t.lane_id, t.rank, (100 - i.priority)::smallint as new_rank
       from unnest(p_ids, p_priorities, p_tenant_ids) with ordinality as i(id, priority, tenant_id, ord)
       cross join lateral (select * from task t where t.id = i.id limit 1) t
-      where (i.tenant_id is null or i.tenant_id = t.tenant_id) and not exists (select from unnest(v_moved) m where m.id = t.id)
+      where (i.tenant_id is null or i.tenant_id = t.tenant_id) and t.id <> all (v_deferred)
+        and not exists (select from unnest(v_moved) m where m.id = t.id)
       order by t.id, i.ord
     ), gone as (
       delete from ready where ctid = any (array(
         select w.ctid from live l
-        cross join lateral (select l.rank where v_look = 1 union all select k from lane_ranks(l.lane_id) k where v_look = 2) k(rank)
+        cross join lateral (select l.rank where v_look = 1 union all select k from lane_ranks(l.lane_id) k where v_look > 1) k(rank)
         cross join lateral (
           select w.ctid from ready w where w.lane_id = l.lane_id and w.rank = k.rank and w.id = l.id and w.expires_at > now() for update) w))
       returning *
+    ), changed as (
+      update deferred d set rank = l.new_rank from live l where d.id = l.id and d.expires_at > now()
+      returning d.id, d.rank, d.attempt
     )
-    select array_agg((g.id, g.expires_at, g.lane_id, g.attempt, l.new_rank, null, null)::ready) into v_more
-    from gone g join live l using (id);
-    v_moved := v_moved || v_more;
+    select (select array_agg((g.id, g.expires_at, g.lane_id, g.attempt, l.new_rank, null, null)::ready) from gone g join live l using (id)) as moved,
+           array_agg(c.id order by c.id) as ids, array_agg(c.rank order by c.id) as ranks, array_agg(c.attempt order by c.id) as attempts
+      into v_more
+    from changed c;
+    v_moved := v_moved || v_more.moved;
+    v_deferred := v_deferred || v_more.ids;
+    v_ranks := v_ranks || v_more.ranks;
+    v_attempts := v_attempts || v_more.attempts;
   end loop;
 
-  with changed as (
-    update deferred d set rank = 100 - i.priority
-    from (select distinct on (t.id) t.id, i.priority from unnest(p_ids, p_priorities, p_tenant_ids) with ordinality as i(id, priority, tenant_id, ord)
-          cross join lateral (select * from task t where t.id = i.id limit 1) t
-          where i.tenant_id is null or i.tenant_id = t.tenant_id order by t.id, i.ord) i
-    where d.id = i.id and d.expires_at > now()
-    returning d.id, d.rank, d.attempt
-  ), kept as (
-    update task t set rank = c.rank
-    from (select c.id, c.rank from changed c union all select m.id, m.rank from unnest(v_moved) m) c where t.id = c.id
-  )
-  select coalesce(array_agg(c.id), '{}'), array_agg(c.attempt) into v_deferred, v_attempts from changed c;
+  update task t set rank = c.rank
+  from (select d.id, d.rank from unnest(v_deferred, v_ranks) d(id, rank) union all select m.id, m.rank from unnest(v_moved) m) c
+  where t.id = c.id;
   if recording() then
     perform record_events('priority_updated', 'waiting', array_agg(m.id), array_agg(m.attempt), array_agg(json_build_object('priority', 100 - m.rank)::text))
     from unnest(v_moved) m having count(*) > 0;
     perform record_events('priority_updated', 'deferred', v_deferred, v_attempts,
-                          array(select json_build_object('priority', 100 - t.rank)::text from unnest(v_deferred) with ordinality d(id, nth) join task t using (id) order by nth));
+                          array(select json_build_object('priority', 100 - r.rank)::text from unnest(v_ranks) with ordinality r(rank, nth) order by r.nth));
   end if;
 
   return query
   with waiting as materialized (
     select * from make_ready(v_moved)
   )
-  select i.ord::int, i.id, case when w.id is null and i.id <> all (v_deferred) then
-           case when i.tenant_id is null or i.tenant_id = (select t.tenant_id from task t where t.id = i.id)
-                then coalesce(task_state(i.id), 'unknown') else 'unknown' end end, w.lane, w.rank
+  select i.ord::int, i.id,
+         case when i.tenant_id <> (select t.tenant_id from task t where t.id = i.id) then 'unknown'
+              when w.id is null and i.id <> all (v_deferred) then coalesce(task_state(i.id), 'unknown') end, w.lane, w.rank
   from unnest(p_ids, p_tenant_ids) with ordinality as i(id, tenant_id, ord)
   left join waiting w on w.id = i.id
   order by i.ord;

@@ -412,3 +412,19 @@ describe('large payloads', () => {
     }
   });
 });
+
+test('a release of a task that does not run is a 409 that says what it is, wherever it went', async () => {
+  const [again, later, last] = [await f.queue(), await f.queue(), await f.queue(CHAT, { max_attempts: 1 })];
+  for (const [queue, body, state] of [
+    [again, { delay_seconds: 0 }, 'waiting'],
+    [later, { delay_seconds: 60 }, 'deferred'],
+    [last, {}, 'dead'],
+  ] as const) {
+    const id = await f.put(queue);
+    await f.takeOne(`${queue}:0`);
+    const release = () => f.worker('POST', `/v1/queue/${id}/release`, body);
+    assert.equal((await release()).status, 200);
+    assertRefused(await release(), 409, new RegExp(state));
+    assert.equal(await f.status(id), state);
+  }
+});

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { type Session, testDatabase, untilBlocked } from '../support/sql.ts';
+import { hold, type Session, testDatabase, untilBlocked } from '../support/sql.ts';
 
 const database = await testDatabase();
 const db = await database.open();
@@ -11,15 +11,6 @@ const ids = (rows: { id: bigint }[]) => rows.map((row) => row.id);
 
 async function queue(): Promise<string> {
   return db.register(database.name());
-}
-
-/** Runs `work` in a transaction of `session` that stays open until the returned function is called. */
-async function hold<Result>(
-  session: Session,
-  work: () => Promise<Result>,
-): Promise<[Result, (end: string) => Promise<void>]> {
-  await session.run('begin');
-  return [await work(), (end) => session.run(end)];
 }
 
 describe('20 takers', () => {
@@ -273,7 +264,7 @@ test('a lane that two put to at once for the first time is one lane', async () =
   const second = b.putOne({ queue: name, level: 4 });
   await untilBlocked(db, b);
   await end('commit');
-  assert.equal((await second).lane_id, first.lane_id);
+  assert.equal((await second).lane, first.lane);
   assert.equal((await db.take([`${name}:4`], { size: 9 })).length, 2);
 });
 

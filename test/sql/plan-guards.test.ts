@@ -4,7 +4,19 @@ import { type Session, type TakeOptions, takeValues, testDatabase } from '../sup
 
 // How many 8 kB buffers a call may touch, whatever the backlog; each message says how many it did. A plan gone wrong, and a walk
 // over dead rows, touch thousands.
-const BOUND = { 'take 1': 400, 'take 10': 700, put: 150, complete: 150, cancel: 150, task_state: 60 };
+const BOUND = {
+  'take 1': 400,
+  'take 10': 700,
+  put: 150,
+  'keyed put': 250,
+  complete: 150,
+  cancel: 150,
+  task_state: 60,
+  sweep: 150,
+  extend: 150,
+  release: 250,
+  priority: 300,
+};
 const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'];
 const QUEUES = ['q1', 'q2', 'q3', 'q4'];
 const LANES = QUEUES.map((queue) => `${queue}:0`);
@@ -24,7 +36,11 @@ async function touched(session: Session, text: string, values: unknown[]): Promi
 }
 
 const touchedByTake = (session: Session, options: TakeOptions) =>
-  touched(session, 'select * from tasklane.take_tasks($1, $2, $3, $4, $5, $6, $7, $8, $9)', takeValues(LANES, options));
+  touched(
+    session,
+    'select * from tasklane.take_tasks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
+    takeValues(LANES, options),
+  );
 
 /**
  * The least of five calls: others that make databases and tables can empty this session's caches at any time, and the call
@@ -123,6 +139,78 @@ function guard(session: Session, hints: Hints): void {
         [await running()],
       ),
     ));
+
+  test('so does putting one with an idempotency key', () =>
+    assertBounded('keyed put', () =>
+      touched(
+        session,
+        `select * from tasklane.put_tasks(array[1], array[1], array[null::int], array['q2'], array[null], array[0],
+           array['callback'], array[5], array[60], array[null], array[null], array['{}'],
+           p_options => array[json_build_object('idempotency_key', gen_random_uuid(), 'body_hash', 'aa')::text])`,
+        [],
+      ),
+    ));
+
+  test('so does a sweep with nothing due', () =>
+    assertBounded('sweep', () =>
+      touched(session, "select * from tasklane.sweep_due(1000, now() - interval '10 seconds')", []),
+    ));
+
+  test('so does extending a lease', () =>
+    assertBounded('extend', async () =>
+      touched(session, 'select * from tasklane.extend_leases(array[$1::bigint], null)', [await running()]),
+    ));
+
+  for (const delay of [0, 60])
+    test(`so does releasing a task for ${delay} s`, () =>
+      assertBounded('release', async () =>
+        touched(session, 'select * from tasklane.release_tasks(array[$1::bigint], null, array[$2::float8], null)', [
+          await running(),
+          delay,
+        ]),
+      ));
+
+  test('so does changing the priority of a waiting task', () =>
+    assertBounded('priority', async () =>
+      touched(session, 'select * from tasklane.set_priorities(array[$1::bigint], array[4])', [await waiting()]),
+    ));
+
+  describe('while queues have limits', () => {
+    const limit = (settings: object) =>
+      session.run("select tasklane.set_queue(q, $1) from unnest(array['q1', 'q4']) q", [settings]);
+    test('which are set', () => limit({ max_running: 1000, max_depth: 2_000_000 }));
+    for (const size of [1, 10] as const)
+      test(`a take of ${size} touches a bounded number of buffers`, () =>
+        assertBounded(`take ${size}`, async () => {
+          const count = await touchedByTake(session, { size, ...hints });
+          await session.run('select tasklane.cancel_tasks(array_agg(id)) from tasklane.running');
+          return count;
+        }));
+    test('so does a put, into a limited queue and into another', async () => {
+      for (const queue of ['q1', 'q2'])
+        await assertBounded('put', () =>
+          touched(
+            session,
+            `select * from tasklane.put_tasks(array[1], array[1], array[null::int], array[$1], array[null], array[0],
+               array['callback'], array[5], array[60], array[null], array[null], array['{}'])`,
+            [queue],
+          ),
+        );
+    });
+    test('which are taken away', () => limit({ max_running: null, max_depth: null }));
+  });
+
+  test('so does a take while a hundred tasks age', async () => {
+    await session.run(
+      "update tasklane.ready set ages_at = now() + interval '1 hour' where lane_id = (select min(lane_id) from tasklane.lane) and rank = $1 and id < $2",
+      [RANK, (hints.hintIds[0] as bigint) + 400n],
+    );
+    await assertBounded('take 1', async () => {
+      const count = await touchedByTake(session, { size: 1, ...hints });
+      await session.run('select tasklane.cancel_tasks(array_agg(id)) from tasklane.running');
+      return count;
+    });
+  });
 
   for (const [state, task] of Object.entries({ waiting, running })) {
     test(`so does cancelling a ${state} task`, () =>

@@ -25,16 +25,20 @@ export type Item = {
   callbackUrl?: string;
   traceId?: string;
   data?: string;
+  tenant?: number;
+  options?: object;
 };
 
 export type PutRow = {
   ord: number;
   id: bigint;
   task_id: string;
-  lane_id: number;
+  lane: string;
   rank: number;
+  state: string | null;
   code: string | null;
   message: string | null;
+  retry_after: number | null;
 };
 
 export type TakeOptions = {
@@ -47,6 +51,7 @@ export type TakeOptions = {
   minAge?: number;
   leases?: (number | null)[];
   workers?: string[];
+  maxAttempts?: (number | null)[];
 };
 
 export type TakenRow = {
@@ -62,6 +67,19 @@ export type TakenRow = {
   mode: string;
   data: string;
 };
+
+/** `lane` is null where the task could not be given back. */
+export type ReleasedRow = { ord: number; id: bigint; verdict: string; lane: string | null; rank: number | null };
+export type MovedRow = { ord: number; id: bigint; refusal: string | null; lane: string | null; rank: number | null };
+export type SweptRow = {
+  outcome: string;
+  id: bigint | null;
+  lane: string | null;
+  rank: number | null;
+  swept_at: Date | null;
+};
+
+export type Release = { id: bigint; attempt?: number; delay?: number; reason?: string; begun?: boolean };
 
 export type Answer = { id: bigint; attempt?: number; status?: number; requestId?: string; body?: string };
 
@@ -99,20 +117,25 @@ export class Session {
   }
 
   tryPut(items: Item[]): Promise<PutRow[]> {
-    return this.rows<PutRow>('select * from tasklane.put_tasks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)', [
-      items.map((item, index) => item.group ?? index),
-      items.map(() => 1),
-      items.map(() => null),
-      items.map((item) => item.queue ?? null),
-      items.map((item) => item.endpoint ?? null),
-      items.map((item) => item.level ?? 0),
-      items.map((item) => item.mode ?? 'callback'),
-      items.map((item) => item.priority ?? 5),
-      items.map((item) => item.timeout ?? 3600),
-      items.map((item) => item.callbackUrl ?? null),
-      items.map((item) => item.traceId ?? null),
-      items.map((item) => item.data ?? '{}'),
-    ]);
+    const options = items.map((item) => item.options ?? null);
+    return this.rows<PutRow>(
+      'select * from tasklane.put_tasks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, p_options => $13)',
+      [
+        items.map((item, index) => item.group ?? index),
+        items.map((item) => item.tenant ?? 1),
+        items.map(() => null),
+        items.map((item) => item.queue ?? null),
+        items.map((item) => item.endpoint ?? null),
+        items.map((item) => item.level ?? 0),
+        items.map((item) => item.mode ?? 'callback'),
+        items.map((item) => item.priority ?? 5),
+        items.map((item) => item.timeout ?? 3600),
+        items.map((item) => item.callbackUrl ?? null),
+        items.map((item) => item.traceId ?? null),
+        items.map((item) => item.data ?? '{}'),
+        options.some((option) => option !== null) ? options.map((option) => option && JSON.stringify(option)) : null,
+      ],
+    );
   }
 
   /** Puts tasks that must all be accepted. */
@@ -131,7 +154,7 @@ export class Session {
 
   take(lanes: string[], options: TakeOptions = {}): Promise<TakenRow[]> {
     return this.rows<TakenRow>(
-      'select * from tasklane.take_tasks($1, $2, $3, $4, $5, $6, $7, $8, $9)',
+      'select * from tasklane.take_tasks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
       takeValues(lanes, options),
     );
   }
@@ -170,14 +193,53 @@ export class Session {
     return (await this.cancel(ids, tenants)).map((row) => row.refusal);
   }
 
+  release(tasks: Release[]): Promise<ReleasedRow[]> {
+    return this.rows<ReleasedRow>('select * from tasklane.release_tasks($1, $2, $3, $4, $5)', [
+      tasks.map((task) => task.id),
+      tasks.map((task) => task.attempt ?? null),
+      tasks.map((task) => task.delay ?? null),
+      tasks.map((task) => task.reason ?? null),
+      tasks.map((task) => task.begun ?? null),
+    ]);
+  }
+
+  heartbeat(tasks: { id: bigint; attempt?: number; lease?: number }[]) {
+    return this.rows<{ ord: number; verdict: string; worker: string | null }>(
+      'select * from tasklane.extend_leases($1, $2, $3)',
+      [
+        tasks.map((task) => task.id),
+        tasks.map((task) => task.attempt ?? null),
+        tasks.map((task) => task.lease ?? null),
+      ],
+    );
+  }
+
+  setPriorities(ids: bigint[], priorities: number[], tenants: number[] | null = null): Promise<MovedRow[]> {
+    return this.rows<MovedRow>('select * from tasklane.set_priorities($1, $2, $3)', [ids, priorities, tenants]);
+  }
+
+  replay(ids: bigint[], tenants: number[] | null = null): Promise<MovedRow[]> {
+    return this.rows<MovedRow>('select * from tasklane.replay_tasks($1, $2)', [ids, tenants]);
+  }
+
+  sweep(limit = 1000, since = '-infinity'): Promise<SweptRow[]> {
+    return this.rows<SweptRow>('select * from tasklane.sweep_due($1, $2)', [limit, since]);
+  }
+
+  /** Lets the leases of running tasks lapse, and the delays of deferred ones be over; a sweep then sees to them. */
+  async lapse(ids: bigint[]): Promise<void> {
+    await this.run("update tasklane.running set lease_until = now() - interval '1 second' where id = any($1)", [ids]);
+    await this.run("update tasklane.deferred set run_at = now() - interval '1 second' where id = any($1)", [ids]);
+  }
+
   state(id: bigint): Promise<string | null> {
     return this.value('select tasklane.task_state($1)', [id]);
   }
 
   /** Lets the deadline of tasks pass, wherever they are. */
-  async age(ids: bigint[]): Promise<void> {
+  async age(ids: bigint[], at = "now() - interval '1 second'"): Promise<void> {
     for (const table of ['task', 'ready', 'running', 'deferred'])
-      await this.run(`update tasklane.${table} set expires_at = now() - interval '1 second' where id = any($1)`, [ids]);
+      await this.run(`update tasklane.${table} set expires_at = ${at} where id = any($1)`, [ids]);
   }
 }
 
@@ -192,6 +254,7 @@ export function takeValues(lanes: string[], options: TakeOptions): unknown[] {
     options.minAge ?? 0,
     options.leases ?? null,
     options.workers ?? null,
+    options.maxAttempts ?? null,
   ];
 }
 
@@ -214,6 +277,15 @@ export async function testDatabase() {
     /** A queue name that no other test of the file has. */
     name: (): string => `q${++names}`,
   };
+}
+
+/** Runs `work` in a transaction of `session` that stays open until the returned function is called. */
+export async function hold<Result>(
+  session: Session,
+  work: () => Promise<Result>,
+): Promise<[Result, (end: string) => Promise<void>]> {
+  await session.run('begin');
+  return [await work(), (end) => session.run(end)];
 }
 
 /** Resolves once `session` waits for a lock that another holds. `watcher` must be a third session. */
