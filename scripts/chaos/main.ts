@@ -228,7 +228,7 @@ async function putCallback(urls: readonly string[]): Promise<void> {
 }
 
 async function putBlocking(urls: readonly string[]): Promise<void> {
-  const { marker, body } = newPut({ response_mode: 'blocking', timeout: 8 });
+  const { marker, body } = newPut({ response_mode: 'blocking', timeout: 5 });
   const answer = await call(urls, '/v1/queue/put', body);
   const taskId = answer.headers.get('x-task-id');
   if (answer.status === 200 && taskId) {
@@ -238,7 +238,7 @@ async function putBlocking(urls: readonly string[]): Promise<void> {
 }
 
 async function putStreaming(urls: readonly string[]): Promise<void> {
-  const { marker, body } = newPut({ response_mode: 'streaming', timeout: 8 });
+  const { marker, body } = newPut({ response_mode: 'streaming', timeout: 5 });
   const answer = await call(urls, '/v1/queue/put', body);
   const taskId = answer.headers.get('x-task-id');
   if (answer.status !== 200 || !taskId) return;

@@ -8,7 +8,7 @@ import { account, type Evidence } from '../../scripts/chaos/account.ts';
 const SCRIPT = join(import.meta.dirname, '..', '..', 'scripts/chaos/main.ts');
 
 test('under kill -9 of workers, servers and Postgres every acknowledged task ends once, with its own answer', async () => {
-  const { stdout } = await promisify(execFile)(process.execPath, [SCRIPT, '--seconds', '8', '--seed', '7']).catch(
+  const { stdout } = await promisify(execFile)(process.execPath, [SCRIPT, '--seconds', '6', '--seed', '7']).catch(
     (error: Error & { stdout: string }) => assert.fail(`${error.message}\n${error.stdout}`),
   );
   const figure = (name: string) =>
