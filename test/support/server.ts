@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setTimeout as pause } from 'node:timers/promises';
 import { createDatabase } from './database.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
@@ -211,9 +212,9 @@ function eventOf(block: string): StreamEvent | undefined {
   return name === undefined ? undefined : { id: fields.get('id'), name, data: fields.get('data') ?? '' };
 }
 
-/** Polls until `look` gives something; rejects after 15 s. */
+/** Polls until `look` gives something; rejects after 15 s. The pause leaves the cores to those who are waited for. */
 export async function until<Found>(look: () => Promise<Found | undefined | false>): Promise<Found> {
-  for (const late = Date.now() + 15_000; Date.now() < late; ) {
+  for (const late = Date.now() + 15_000; Date.now() < late; await pause(10)) {
     const found = await look();
     if (found !== undefined && found !== false) return found as Found;
   }
