@@ -22,10 +22,7 @@ export function newTask(
     retry: put.retry ?? undefined,
     metadata: put.metadata ?? undefined,
     idempotency_key: idempotencyKey,
-    body_hash:
-      idempotencyKey === undefined
-        ? undefined
-        : hash('sha256', minifyJson(put.idempotency_key == null ? scope : text), 'hex'),
+    body_hash: idempotencyKey === undefined ? undefined : hashOf(put.idempotency_key == null ? scope : text),
   };
   return {
     tenantId: who.tenantId,
@@ -42,4 +39,12 @@ export function newTask(
     data: memberTexts(text).get('data') as string,
     options: Object.values(options).some((value) => value !== undefined) ? JSON.stringify(options) : null,
   };
+}
+
+/** The same for bodies that differ in white space, in the order of their fields, and in where they carry their key. Values count to the letter. */
+function hashOf(body: string): string {
+  const members = [...memberTexts(body)]
+    .filter(([name]) => name !== 'idempotency_key')
+    .sort(([a], [b]) => (a < b ? -1 : 1));
+  return hash('sha256', members.map(([name, text]) => `${JSON.stringify(name)}:${minifyJson(text)}`).join(','), 'hex');
 }
