@@ -4,6 +4,7 @@ language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 -- Ends tasks that have no answer yet, wherever they are: cancelled ones and expired ones (502 dead, 408 expired, 499 cancelled).
+-- A deadline must still have passed when the row is found: a replay may have come before.
 -- Returns  the tasks that this call ended, as end_tasks does; others had ended before, or don't exist.
 -- Touches  ready, running, deferred (delete) and what end_tasks does.
 #variable_conflict use_column
@@ -27,15 +28,16 @@ begin
         -- the rank it was put with, then any other: the index leads with it
         cross join lateral (select l.rank where v_look = 1 union all select k from lane_ranks(l.lane_id) k where v_look > 1) k(rank)
         cross join lateral (
-          select w.ctid from ready w where w.lane_id = l.lane_id and w.rank = k.rank and w.id = l.id for update) w))
+          select w.ctid from ready w where w.lane_id = l.lane_id and w.rank = k.rank and w.id = l.id
+            and (p_outcome <> 'expired' or w.expires_at <= now()) for update) w))
       returning id, null::timestamptz as taken_at, attempt, null::text as worker
     ), from_running as (
       delete from running where ctid = any (array(
-        select u.ctid from live l cross join lateral (select u.ctid from running u where u.id = l.id for update) u))
+        select u.ctid from live l cross join lateral (select u.ctid from running u where u.id = l.id and (p_outcome <> 'expired' or u.expires_at <= now()) for update) u))
       returning id, taken_at, attempt, worker
     ), from_deferred as (
       delete from deferred where ctid = any (array(
-        select d.ctid from live l cross join lateral (select d.ctid from deferred d where d.id = l.id for update) d))
+        select d.ctid from live l cross join lateral (select d.ctid from deferred d where d.id = l.id and (p_outcome <> 'expired' or d.expires_at <= now()) for update) d))
       returning id, null::timestamptz, attempt, null::text
     )
     select array_agg((g.id, now(), g.taken_at, p_outcome, g.attempt, v_status, null, g.worker, null)::result) into v_more

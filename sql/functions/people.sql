@@ -56,6 +56,14 @@ begin
       message = 'level is 0-99, priority 0-100, timeout 1-2592000 s, data not null, response_mode callback, blocking or streaming, '
              || 'max_attempts 1-100, an idempotency_key has 1-255 characters';
   end if;
+  if json_typeof(put.retry) <> 'object' or exists (
+       select from json_each_text(case when json_typeof(put.retry) = 'object' then put.retry end) e
+       where case e.key when 'jitter' then e.value not in ('true', 'false')
+                        when 'factor' then e.value !~ '^[0-9]{1,3}([.][0-9]{1,9})?$' or e.value::float8 not between 1 and 100
+                        when 'initial_seconds' then e.value !~ '^[0-9]{1,5}([.][0-9]{1,9})?$' when 'max_seconds' then e.value !~ '^[0-9]{1,5}([.][0-9]{1,9})?$'
+                        else true end) then
+    raise exception using errcode = 'TL400', message = 'retry has initial_seconds, max_seconds, factor (1 to 100) and jitter (true or false)';
+  end if;
   if num_nonnulls(put.run_at, put.max_attempts, put.retry, put.metadata, put.idempotency_key) > 0 then
     v_options := json_strip_nulls(json_build_object(
       'run_at', extract(epoch from put.run_at) * 1000, 'max_attempts', put.max_attempts, 'retry', put.retry, 'metadata', put.metadata,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { hold, type Item, testDatabase } from '../support/sql.ts';
+import { code, hold, type Item, testDatabase } from '../support/sql.ts';
 
 const database = await testDatabase();
 const db = await database.open();
@@ -436,4 +436,21 @@ test('folding tallies moves what a tenant has in flight into its counts', async 
   await db.complete(await db.take([`${name}:0`]));
   await db.run('select tasklane.fold_tallies()');
   assert.deepEqual(await flight(), [{ put_count: before?.put_count + 2n, ended_count: before?.ended_count + 1n }]);
+});
+
+test('a put in psql whose retry can not be is refused, before a release would have to find out', async () => {
+  await db.register('checked');
+  for (const retry of [
+    '[]',
+    '7',
+    '{"factor": "x"}',
+    '{"factor": 0.5}',
+    '{"initial_seconds": -1}',
+    '{"jitter": 1}',
+    '{"other": 1}',
+  ])
+    await assert.rejects(db.run("select tasklane.put('checked', '{}', retry => $1)", [retry]), code('TL400'), retry);
+  await db.run(
+    `select tasklane.put('checked', '{}', retry => '{"initial_seconds": 0.5, "factor": 2, "max_seconds": 60, "jitter": false}')`,
+  );
 });
