@@ -183,7 +183,7 @@ function pack(head: { from: number }, entries: readonly (readonly [string, unkno
   const messages: Record<string, unknown>[] = [{ ...head }];
   let bytes = 100;
   for (const [name, entry] of entries) {
-    const size = JSON.stringify(entry).length + 12;
+    const size = Buffer.byteLength(JSON.stringify(entry)) + 12;
     if (bytes + size > MAX_BYTES) {
       messages.push({ from: head.from });
       bytes = 100;

@@ -17,6 +17,8 @@ type Entry = {
   seenAt: number;
   seen: boolean;
   open: number;
+  /** The last write of what it says. */
+  writing: Promise<void> | undefined;
   /** Aborted while it drains. */
   drain: AbortController;
 };
@@ -28,9 +30,9 @@ type Entry = {
 export function createWorkers(db: Database, log: Logger) {
   const workers = new Map<string, Entry>();
 
-  const entryOf = (id: string): { entry: Entry; isNew: boolean } => {
+  const entryOf = (id: string): Entry => {
     const there = workers.get(id);
-    if (there) return { entry: there, isNew: false };
+    if (there) return there;
     const entry: Entry = {
       name: null,
       capacities: null,
@@ -38,10 +40,11 @@ export function createWorkers(db: Database, log: Logger) {
       seenAt: 0,
       seen: false,
       open: 0,
+      writing: undefined,
       drain: new AbortController(),
     };
     workers.set(id, entry);
-    return { entry, isNew: true };
+    return entry;
   };
 
   const told = (rows: readonly { worker: string; draining: boolean }[]) => {
@@ -53,13 +56,16 @@ export function createWorkers(db: Database, log: Logger) {
     }
   };
 
-  const write = async (list: readonly SeenWorker[]) => {
-    try {
-      told(await seeWorkers(db, list));
-    } catch (error) {
-      log.warn({ err: error }, 'could not keep what workers say of themselves');
-    }
+  // One call after the other: what an older one says of drains must not come after what a newer one says.
+  let last: Promise<void> = Promise.resolve();
+  const inTurn = (call: () => ReturnType<typeof readDraining>): Promise<void> => {
+    last = last
+      .then(call)
+      .then(told)
+      .catch((error) => log.warn({ err: error }, 'could not keep or see what workers say of themselves'));
+    return last;
   };
+  const write = (list: readonly SeenWorker[]) => inTurn(() => seeWorkers(db, list));
 
   const flush = async () => {
     const now = performance.now();
@@ -81,18 +87,21 @@ export function createWorkers(db: Database, log: Logger) {
   return {
     /** A worker begins a take. Gives the signal that aborts when, or as, it drains, and the function to call when the take ends. */
     async begin(says: WorkerSays, lanes: readonly string[]): Promise<{ drain: AbortSignal; end(): void }> {
-      const { entry, isNew } = entryOf(says.id);
+      const entry = entryOf(says.id);
       const name = says.name ?? entry.name;
       const capacities = says.capacities ? JSON.stringify(says.capacities) : entry.capacities;
       const more = lanes.filter((lane) => !entry.lanes.has(lane));
       if (entry.lanes.size + more.length > MAX_LANES) entry.lanes.clear();
       for (const lane of more) entry.lanes.add(lane);
-      const news = isNew || name !== entry.name || capacities !== entry.capacities || more.length > 0;
+      const news =
+        entry.writing === undefined || name !== entry.name || capacities !== entry.capacities || more.length > 0;
       entry.name = name;
       entry.capacities = capacities;
       saw(entry);
       entry.open++;
-      if (news) await write([{ id: says.id, name, capacities, lanes: [...entry.lanes] }]);
+      if (news) entry.writing = write([{ id: says.id, name, capacities, lanes: [...entry.lanes] }]);
+      // Another take of a worker that is new here waits as well: it may be draining.
+      await entry.writing;
       return {
         drain: entry.drain.signal,
         end() {
@@ -103,14 +112,14 @@ export function createWorkers(db: Database, log: Logger) {
 
     /** Workers gave a sign of life in another way. */
     seen(ids: Iterable<string>): void {
-      for (const id of ids) saw(entryOf(id).entry);
+      for (const id of ids) saw(entryOf(id));
     },
 
     /** Some of these workers were told to drain, or to go on. */
     async heard(ids: readonly string[]): Promise<void> {
       const mine = ids.filter((id) => workers.has(id));
       if (mine.length === 0) return;
-      await readDraining(db, mine).then(told, (error) => log.warn({ err: error }, 'could not see which workers drain'));
+      await inTurn(() => readDraining(db, mine));
     },
 
     flush,

@@ -208,7 +208,7 @@ begin
     v_wait := spend_rate(v_number, v_room, p_count);
     if v_wait > 0 then
       message := format('tenant %s may put %s tasks a second', to_json((select n.tenant from tenant n where n.tenant_id = v_number)), v_room);
-      retry_after := ceil(v_wait);
+      retry_after := least(ceil(v_wait), 2147483647);
     end if;
   elsif v_room < p_count then
     retry_after := 1;
@@ -240,7 +240,8 @@ begin
   if v_wait > 0.000001 then
     return v_wait;
   end if;
-  perform setval(v_name::regclass, v_paid + ceil(p_count * 1000000.0 / p_per_second)::bigint);
+  -- Once in 30 years is as low as a rate needs to be, and what a bigint holds.
+  perform setval(v_name::regclass, v_paid + ceil(p_count * 1000000.0 / greatest(p_per_second, 0.000000001))::bigint);
   return 0;
 end
 $$;
