@@ -193,6 +193,41 @@ describe('a server with the embedded Postgres', () => {
     assert.deepEqual(await takeAll(server, 'q'), [id]);
   });
 
+  test('killed together with Postgres under keyed puts leaves no key without its task, and no second task for a key', async () => {
+    await talk(server).register('keyed');
+    const acknowledged: string[] = [];
+    let used = 0;
+    const put = async (n: number) => {
+      const body = { queue: 'keyed', endpoint: ENDPOINT, data: { n }, idempotency_key: `key ${n}` };
+      return server.request('POST', '/v1/queue/put', body);
+    };
+    const putter = async () => {
+      for (;;) {
+        const n = used++;
+        const answer = await put(n).catch(() => undefined);
+        if (!answer) return;
+        if (answer.status === 200) acknowledged[n] = answer.json.data;
+      }
+    };
+    const load = Promise.all(Array.from({ length: 32 }, putter));
+    await until('some hundred keys are used', async () => used > 500);
+    killPostmaster(dataDir);
+    await server.kill('SIGKILL');
+    await load;
+    server = await start();
+
+    const ids: string[] = [];
+    for (let from = 0; from < used; from += 100) {
+      const some = Array.from({ length: Math.min(100, used - from) }, (_, n) => put(from + n));
+      for (const answer of await Promise.all(some)) {
+        assert.equal(answer.status, 200, answer.text);
+        ids.push(answer.json.data);
+      }
+    }
+    for (const [n, id] of acknowledged.entries()) if (id !== undefined) assert.equal(ids[n], id);
+    assertEachOnce(await takeAll(server, 'keyed'), ids);
+  });
+
   test('refuses its folder to a second server, and tells that one who has it', async () => {
     const second = await runServer({ PORT: '0', TASKLANE_DATA_DIR: dataDir, TASKLANE_LOG_LEVEL: 'warn' });
     assert.equal(second.code, 1);

@@ -3,23 +3,27 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { type Receiver, startReceiver } from '../callbacks/receiver.ts';
 import { createDatabase } from '../support/database.ts';
 import { type Json, type Server, startServer } from '../support/server.ts';
-import { ENDPOINT, talk, until } from './clients.ts';
+import { askStream, ENDPOINT, progress, talk, until } from './clients.ts';
 
 // What queues before this one were caught breaking.
 
 let database: Awaited<ReturnType<typeof createDatabase>>;
 let server: Server;
 let other: Server;
+let receiver: Receiver;
 let queues = 0;
 
 before(async () => {
+  receiver = await startReceiver();
   database = await createDatabase();
   [server, other] = await Promise.all([startServer({ url: database.url }), startServer({ url: database.url })]);
 });
 after(async () => {
   await Promise.all([server?.stop(), other?.stop()]);
+  await receiver?.close();
   await database?.drop();
 });
 
@@ -38,31 +42,62 @@ const keyed = (key: string, body: object, by: Server = server) =>
     { headers: { 'Idempotency-Key': key } },
   );
 
-test('a worker killed with -9 in the middle of a task costs it one further run, and no finished task runs again', async () => {
-  const queue = await newQueue();
-  const id = await talk(server).put(queue);
-  const worker = spawn(process.execPath, [join(import.meta.dirname, 'holder.ts'), server.url, queue], {
+/** A worker in a process of its own, and the tasks that it has left once it has answered the first `answered` of `size`. */
+async function startHolder(queue: string, size: number, answered: number, leaseSeconds: number) {
+  const script = join(import.meta.dirname, 'holder.ts');
+  const worker = spawn(process.execPath, [script, server.url, queue, ...[size, answered, leaseSeconds].map(String)], {
     env: { PATH: process.env.PATH, WORKER_KEY: server.adminKey },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const [said] = await once(worker.stdout as NodeJS.ReadableStream, 'data');
-  assert.equal(String(said).trim(), id);
-  worker.kill('SIGKILL');
-  await once(worker, 'exit');
+  const exited = once(worker, 'exit');
+  return {
+    left: String(said).trim().split(' '),
+    async kill(signal: NodeJS.Signals) {
+      worker.kill(signal);
+      return exited;
+    },
+  };
+}
+const reasons = async (taskId: string): Promise<unknown[]> =>
+  (await talk(other).task(taskId)).attempts.map((one: Json) => [one.attempt, one.worker, one.reason]);
 
-  const again = await talk(other).takeOne(queue);
-  assert.deepEqual([again.task_id, again.attempt], [id, 2]);
-  await talk(other).complete(id);
-  assert.deepEqual(await talk(server).take(queue, { size: 10, wait: 2 }), []);
-  const { status, attempts } = await talk(server).task(id);
-  assert.equal(status, 'succeeded');
+test('a worker killed with -9 in the middle costs each task that it had one further run, and no finished one runs again', async () => {
+  const queue = await newQueue();
+  const ids = await talk(server).puts(queue, 10);
+  const worker = await startHolder(queue, 10, 5, 3);
+  assert.deepEqual(worker.left, ids.slice(5));
+  await worker.kill('SIGKILL');
+
+  for (const id of worker.left) {
+    const again = await talk(other).takeOne(queue);
+    assert.deepEqual([again.task_id, again.attempt], [id, 2]);
+    await talk(other).complete(id);
+  }
+  const last = await talk(server).put(queue, { priority: 'low' });
   assert.deepEqual(
-    attempts.map(({ attempt, worker: by, reason }: Json) => [attempt, by, reason]),
-    [
+    (await talk(server).take(queue, { size: 10 })).map((task) => task.task_id),
+    [last],
+  );
+  for (const id of ids.slice(0, 5)) assert.deepEqual(await reasons(id), [[1, 'holder', 'succeeded']]);
+  for (const id of worker.left)
+    assert.deepEqual(await reasons(id), [
       [1, 'holder', 'lapsed'],
       [2, null, 'succeeded'],
-    ],
-  );
+    ]);
+});
+
+test('a worker that is asked to stop gives back what it had not begun: nothing fails, and no attempt is counted', async () => {
+  const queue = await newQueue({ max_attempts: 1 });
+  const ids = await talk(server).puts(queue, 4);
+  const worker = await startHolder(queue, 4, 1, 3600);
+  assert.deepEqual(await worker.kill('SIGTERM'), [0, null]);
+  for (const id of ids.slice(1)) {
+    const again = await talk(other).takeOne(queue);
+    assert.deepEqual([again.task_id, again.attempt], [id, 1]);
+    await talk(other).complete(id);
+  }
+  for (const id of ids) assert.equal((await talk(other).task(id)).status, 'succeeded');
 });
 
 test('a task that waits for its retry runs at its time although every server was killed meanwhile', async (t) => {
@@ -133,8 +168,9 @@ test('a task with a time to run is not started before it, in any mode and by any
   const put = await talk(server).put(queue, { run_at: runAt });
   const puts = await talk(server).puts(queue, 2, { run_at: new Date(runAt).toISOString() });
   const asked = talk(server).ask(queue, { run_at: runAt });
+  const stream = await askStream(server, queue, { run_at: runAt });
   const taken: string[] = [];
-  while (taken.length < 4) {
+  while (taken.length < 5) {
     const task = await talk(other).takeOne(queue);
     const { running_time: at } = await talk(other).task(task.task_id);
     assert.ok(at >= runAt, `${task.task_id} ran ${runAt - at} ms before its time`);
@@ -142,6 +178,11 @@ test('a task with a time to run is not started before it, in any mode and by any
     await talk(other).complete(task.task_id, task.response_mode);
   }
   assert.equal((await asked).text, '"blocking"');
+  await stream.ended;
+  assert.deepEqual(
+    stream.events.map(({ data }) => data.body),
+    ['streaming'],
+  );
   for (const id of [put, ...puts]) assert.ok(taken.includes(id));
 });
 
@@ -171,6 +212,29 @@ test('fifty blocking puts under one key over two servers are one task, whose ans
   }
   const late = await keyed('fifty blocking', body, other);
   assert.deepEqual([late.status, late.text], [200, '{"only":"one"}']);
+  assert.deepEqual(await talk(server).take(queue, { size: 50 }), []);
+});
+
+test('fifty streams under one key over two servers are one task, all of whose events every one gets', async () => {
+  const queue = await newQueue();
+  const open = (n: number) => askStream(n % 2 ? server : other, queue, { idempotency_key: 'fifty streams' });
+  const streams = await Promise.all(Array.from({ length: 50 }, (_, n) => open(n)));
+  const { task_id: id } = await talk(server).takeOne(queue);
+  for (const n of [1, 2, 3]) await talk(n % 2 ? server : other).emit([progress(id, n)]);
+  await talk(other).complete(id, 'end');
+  for (const stream of [...streams, await open(1)]) {
+    await stream.ended;
+    assert.equal(stream.taskId, id);
+    assert.deepEqual(
+      stream.events.map(({ event, data }) => [event, event === 'chunk' ? data : data.body]),
+      [
+        ['chunk', 1],
+        ['chunk', 2],
+        ['chunk', 3],
+        ['completion', 'end'],
+      ],
+    );
+  }
   assert.deepEqual(await talk(server).take(queue, { size: 50 }), []);
 });
 
@@ -239,21 +303,29 @@ test('a blocking client whose connection breaks comes back under its key and get
   assert.deepEqual([(await back).status, (await back).text], [200, '"still there"']);
 });
 
-test('a low priority starts under a constant load of higher ones where its queue ages, and there alone', async () => {
+// Two steps of a second, each noticed within half a second; the rest is for a busy machine.
+const AGEING_BOUND_MS = 2 * 1500 + 5000;
+test('a low priority starts within its bound under a constant load of higher ones where its queue ages, and there alone', async () => {
   const [ageing, strict] = [await newQueue({ aging_seconds: 1 }), await newQueue()];
-  const low = { priority: 3 };
-  const lows = [await talk(server).put(ageing, low), await talk(server).put(strict, low)];
-  const takeOfEach = async () => {
-    for (const queue of [ageing, strict]) await talk(server).puts(queue, 2);
-    const taken = await Promise.all([ageing, strict].map((queue) => talk(server).take(queue)));
-    return taken.flat().map((task) => task.task_id);
-  };
+  const [aged, stuck] = [
+    await talk(server).put(ageing, { priority: 3 }),
+    await talk(server).put(strict, { priority: 3 }),
+  ];
+  for (const queue of [ageing, strict]) await talk(server).puts(queue, 5);
   await until('the low one is taken where it ages', async () => {
-    const taken = await takeOfEach();
-    assert.ok(!taken.includes(lows[1] as string), 'it was taken where nothing ages');
-    return taken.includes(lows[0] as string);
+    const taken: string[] = [];
+    for (const queue of [ageing, strict]) {
+      await talk(server).put(queue);
+      const [task] = await talk(server).take(queue);
+      taken.push(task.task_id);
+    }
+    assert.ok(!taken.includes(stuck), 'it was taken where nothing ages');
+    return taken.includes(aged);
   });
-  assert.equal((await talk(server).task(lows[1] as string)).status, 'waiting');
+  assert.equal((await talk(server).task(stuck)).status, 'waiting');
+  const { start_time: put, running_time: started } = await talk(server).task(aged);
+  assert.ok(started - put >= 2000, 'it waits for two steps');
+  assert.ok(started - put <= AGEING_BOUND_MS, `it waited ${started - put} ms`);
 });
 
 test('within a lane tasks start by priority and then by age, whatever their data says of how long they take', async () => {
@@ -279,6 +351,7 @@ test('a thousand trivial tasks pass through four slots, each once', async () => 
   const queue = await newQueue();
   const ids = new Set(await talk(server).puts(queue, 1000));
   const done: string[] = [];
+  const begun = performance.now();
   await Promise.all(
     [server, other, server, other].map(async (slot) => {
       for (let [task] = await talk(slot).take(queue); task; [task] = await talk(slot).take(queue)) {
@@ -287,15 +360,20 @@ test('a thousand trivial tasks pass through four slots, each once', async () => 
       }
     }),
   );
+  // A look a second would let four a second through: 250 s.
+  assert.ok(performance.now() - begun < 60_000, 'a take waits for nothing');
   assert.equal(done.length, 1000);
   assert.deepEqual(new Set(done), ids);
 });
 
-test('a callback task that waits in an online lane is told of its deadline by itself', async () => {
+test('a callback task that waits in an online lane is told of its deadline within two seconds of it', async () => {
   const queue = await newQueue();
-  const id = await talk(server).put(queue, { timeout: 1 });
-  await until('it has expired', async () => {
-    const { status, completed_time: at } = await talk(server).task(id);
-    return status === 'expired' && at > 0;
-  });
+  const id = await talk(server).put(queue, { timeout: 1, callback_url: receiver.url() });
+  const delivery = await receiver.next();
+  delivery.answer(200);
+  assert.equal(delivery.headers['x-task-id'], id);
+  assert.equal(JSON.parse(delivery.body).status_code, 408);
+  const { status, expire_time: due, completed_time: at } = await talk(server).task(id);
+  assert.equal(status, 'expired');
+  assert.ok(at >= due && at - due < 2000, `${at - due} ms after its deadline`);
 });

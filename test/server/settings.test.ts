@@ -1,0 +1,127 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import pg from 'pg';
+import { loadConfig } from '../../server/config.ts';
+import { createDatabase } from '../support/database.ts';
+import { runServer, type Server, startServer, until } from '../support/server.ts';
+
+const CHAT = '/v1/chat/completions';
+
+let database: Awaited<ReturnType<typeof createDatabase>>;
+before(async () => {
+  database = await createDatabase();
+});
+after(() => database?.drop());
+
+/** A server with one setting changed, for as long as `use` takes. */
+async function withSetting<Found>(
+  env: Record<string, string>,
+  use: (server: Server) => Promise<Found>,
+): Promise<Found> {
+  const server = await startServer({ url: database.url, env });
+  try {
+    return await use(server);
+  } finally {
+    await server.stop();
+  }
+}
+
+test('the table of settings has each that there is, with its default', () => {
+  const page = readFileSync(join(import.meta.dirname, '../../docs/operate.md'), 'utf8');
+  const table = page.slice(page.indexOf('## Settings'), page.indexOf('## Which Postgres'));
+  const rows = [...table.matchAll(/^\| `(\w+)` \| (.*?) ?\|/gm)].map(([, name, value]) => [
+    name as string,
+    value as string,
+  ]);
+  const config: Record<string, unknown> = loadConfig({
+    DATABASE_URL: 'postgres://x/y',
+    TASKLANE_ADMIN_KEY: 'x'.repeat(16),
+    TASKLANE_INSTANCE: 'a:1',
+  });
+  assert.deepEqual(rows.map(([name]) => name).sort(), Object.keys(config).sort());
+  for (const [name, value] of rows)
+    if (/^[\da-z.]+$/.test(value as string)) assert.equal(String(config[name as string]), value, name);
+});
+
+describe('a setting does what it says:', () => {
+  test('HOST is the one address that is listened on', async () => {
+    await withSetting({ HOST: '127.0.0.2' }, async (server) => {
+      const { port, hostname } = new URL(server.url);
+      assert.equal(hostname, '127.0.0.2');
+      assert.equal((await fetch(`${server.url}/health`)).status, 200);
+      await assert.rejects(fetch(`http://127.0.0.1:${port}/health`));
+    });
+  });
+
+  test('PORT is the port, and another server can not have it', async () => {
+    const port = await withSetting({}, async (server) => new URL(server.url).port);
+    await withSetting({ PORT: port }, async (server) => {
+      assert.equal(new URL(server.url).port, port);
+      const second = await runServer({ PORT: port, DATABASE_URL: database.url, TASKLANE_LOG_LEVEL: 'fatal' });
+      assert.equal(second.code, 1);
+      assert.match(second.stderr, /is taken/);
+    });
+  });
+
+  test('TASKLANE_ADMIN_KEY is the key that may do everything, and no other is', async () => {
+    const other = 'another-admin-key-of-the-tests';
+    await withSetting({ TASKLANE_ADMIN_KEY: other }, async (server) => {
+      assert.equal((await server.request('GET', '/v1/keys', undefined, { key: other })).status, 200);
+      assert.equal((await server.request('GET', '/v1/keys', undefined, { key: 'admin-key-of-the-tests' })).status, 401);
+    });
+  });
+
+  test('TASKLANE_LOG_LEVEL decides what is logged: all that is below it is left out', async () => {
+    const lines = async (level: string) =>
+      withSetting({ TASKLANE_LOG_LEVEL: level }, async (server) => {
+        await server.kill('SIGTERM');
+        return server.stderr;
+      });
+    const [info, silent] = await Promise.all([lines('info'), lines('silent')]);
+    assert.match(info, /"msg":"stopping"/);
+    assert.equal(silent, '');
+  });
+
+  test('TASKLANE_MAX_BODY_BYTES is the largest body, to the byte', async () => {
+    await withSetting({ TASKLANE_MAX_BODY_BYTES: '1024' }, async (server) => {
+      const body = (bytes: number) => JSON.stringify({ queue: 'limited', endpoint: CHAT }).padEnd(bytes);
+      const register = (bytes: number) => server.request('POST', '/v1/queue/register', body(bytes));
+      assert.equal((await register(1024)).status, 200);
+      const refused = await register(1025);
+      assert.equal(refused.status, 413);
+      assert.match(refused.json.message, /1024 bytes/);
+    });
+  });
+
+  test('TASKLANE_MAX_CONNECTIONS is as many sessions as work for a server, and the rest waits its turn', async () => {
+    const own = await createDatabase();
+    const start = (name: string, connections: number) => {
+      const url = Object.assign(new URL(own.url), { search: `?application_name=${name}` }).href;
+      return startServer({ url, env: { TASKLANE_MAX_CONNECTIONS: String(connections) } });
+    };
+    const servers = await Promise.all([start('few', 2), start('many', 5)]);
+    const psql = new pg.Client({ connectionString: own.url });
+    await psql.connect();
+    const watcher = new pg.Client({ connectionString: own.url });
+    await watcher.connect();
+    const blocked = async (name: string): Promise<number> => {
+      const held = `select count(*)::int as n from pg_stat_activity where application_name = $1 and wait_event_type = 'Lock'`;
+      return (await watcher.query(held, [name])).rows[0].n;
+    };
+    try {
+      // Whatever reads queues waits, each in a session of its own.
+      await psql.query('begin; lock table tasklane.queue in access exclusive mode');
+      const asked = servers.flatMap((server) => Array.from({ length: 10 }, () => server.request('GET', '/v1/queues')));
+      await until(async () => (await blocked('many')) >= 5 && (await blocked('few')) >= 2);
+      assert.deepEqual([await blocked('few'), await blocked('many')], [2, 5]);
+      await psql.query('commit');
+      for (const answer of await Promise.all(asked)) assert.equal(answer.status, 200);
+    } finally {
+      await Promise.all([psql.end(), watcher.end()]);
+      await Promise.all(servers.map((server) => server.stop()));
+      await own.drop();
+    }
+  });
+});
