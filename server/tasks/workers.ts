@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import { createCoalescer } from '../db/coalesce.ts';
 import type { Database } from '../db/open.ts';
 import { readDraining, type SeenWorker, seeWorkers } from '../db/workers.ts';
 
@@ -56,16 +57,31 @@ export function createWorkers(db: Database, log: Logger) {
     }
   };
 
-  // One call after the other: what an older one says of drains must not come after what a newer one says.
-  let last: Promise<void> = Promise.resolve();
-  const inTurn = (call: () => ReturnType<typeof readDraining>): Promise<void> => {
-    last = last
-      .then(call)
-      .then(told)
-      .catch((error) => log.warn({ err: error }, 'could not keep or see what workers say of themselves'));
-    return last;
+  // One call at a time, which many share: what an older one says of drains must not come after what a newer one says.
+  const submit = createCoalescer<SeenWorker | { id: string; look: true }, boolean>({
+    async run(items) {
+      const seen = items.filter((item): item is SeenWorker => !('look' in item));
+      if (seen.length > 0) told(await seeWorkers(db, seen));
+      if (seen.length < items.length)
+        told(
+          await readDraining(
+            db,
+            items.map((item) => item.id),
+          ),
+        );
+      return items.map(() => true);
+    },
+  });
+  /** Whether it was written. Nobody is to be told when it was not: it is tried again. */
+  const write = (item: Parameters<typeof submit>[0]): Promise<boolean> =>
+    submit(item).catch((error) => {
+      log.warn({ err: error }, 'could not keep what a worker says of itself, or see whether it drains');
+      return false;
+    });
+  const writeNews = async (entry: Entry, news: SeenWorker): Promise<void> => {
+    // Its next take says it again.
+    if (!(await write(news))) entry.writing = undefined;
   };
-  const write = (list: readonly SeenWorker[]) => inTurn(() => seeWorkers(db, list));
 
   const flush = async () => {
     const now = performance.now();
@@ -75,7 +91,7 @@ export function createWorkers(db: Database, log: Logger) {
       else if (now - entry.seenAt > FORGET_MS) workers.delete(id);
       entry.seen = false;
     }
-    if (seen.length > 0) await write(seen);
+    await Promise.all(seen.map(write));
   };
   const timer = setInterval(() => void flush(), FLUSH_MS);
 
@@ -91,15 +107,15 @@ export function createWorkers(db: Database, log: Logger) {
       const name = says.name ?? entry.name;
       const capacities = says.capacities ? JSON.stringify(says.capacities) : entry.capacities;
       const more = lanes.filter((lane) => !entry.lanes.has(lane));
-      if (entry.lanes.size + more.length > MAX_LANES) entry.lanes.clear();
-      for (const lane of more) entry.lanes.add(lane);
+      if (entry.lanes.size + more.length > MAX_LANES) entry.lanes = new Set(lanes);
+      else for (const lane of more) entry.lanes.add(lane);
       const news =
         entry.writing === undefined || name !== entry.name || capacities !== entry.capacities || more.length > 0;
       entry.name = name;
       entry.capacities = capacities;
       saw(entry);
       entry.open++;
-      if (news) entry.writing = write([{ id: says.id, name, capacities, lanes: [...entry.lanes] }]);
+      if (news) entry.writing = writeNews(entry, { id: says.id, name, capacities, lanes: [...entry.lanes] });
       // Another take of a worker that is new here waits as well: it may be draining.
       await entry.writing;
       return {
@@ -117,9 +133,7 @@ export function createWorkers(db: Database, log: Logger) {
 
     /** Some of these workers were told to drain, or to go on. */
     async heard(ids: readonly string[]): Promise<void> {
-      const mine = ids.filter((id) => workers.has(id));
-      if (mine.length === 0) return;
-      await inTurn(() => readDraining(db, mine));
+      await Promise.all(ids.filter((id) => workers.has(id)).map((id) => write({ id, look: true })));
     },
 
     flush,

@@ -1,9 +1,9 @@
 create or replace function tasklane.see_workers(p_workers text[], p_names text[], p_capacities text[], p_lanes text[])
 returns table (worker text, draining boolean)
-language sql set search_path = tasklane as $$
+language sql set search_path = tasklane set lock_timeout = '1s' as $$
   -- Keeps what workers say of themselves, one element of each array a worker, and that they were seen now. A null leaves what was kept before; lanes
   -- are JSON arrays.
-  -- Returns  a row a worker: whether it has been told to drain.
+  -- Returns  a row a worker: whether it has been told to drain. Raises 55P03 when somebody holds one of them for a second.
   -- Touches  worker (insert, update; in the order of names, so that two callers can't wait for each other).
   insert into worker as w (worker, name, capacities, lanes)
   select i.worker, coalesce(i.name, ''), i.capacities::json, coalesce(array(select json_array_elements_text(i.lanes::json)), '{}')

@@ -231,7 +231,9 @@ export async function runServer(env: Record<string, string>): Promise<Exit & { s
 
 function spawnServer(env: Record<string, string>): ChildProcess {
   const inherited = Object.entries(process.env).filter(
-    ([name]) => !name.startsWith('TASKLANE_') && !name.startsWith('NODE_') && name !== 'DATABASE_URL',
+    ([name]) =>
+      name === 'NODE_COMPILE_CACHE' ||
+      !(name.startsWith('TASKLANE_') || name.startsWith('NODE_') || name === 'DATABASE_URL'),
   );
   const child = spawn(process.execPath, ['server/main.ts'], {
     cwd: ROOT,
