@@ -38,6 +38,8 @@ async function takeAndAnswer({ lanes, strategy, size }: Taking): Promise<void> {
       const tasks = lanes.flatMap((lane) => taken[lane] ?? []);
       const results = await Promise.all(tasks.map((task) => answer(task, ++begun)));
       if (results.length > 0) await tasklane.call('POST', '/v1/queue/complete', { results });
+      // Nothing in half a minute; or it was told to drain, and every take is answered so at once.
+      else await pause(200, undefined, { signal: stopping.signal });
     } catch (error) {
       if (stopping.signal.aborted) return;
       console.error(new Date().toISOString(), (error as Error).message);
