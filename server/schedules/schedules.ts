@@ -16,7 +16,7 @@ import { printScheduleId } from '../protocol/schedules.ts';
 import { readCron, ticksAfter } from './cron.ts';
 import { createLook } from './look.ts';
 
-const LOOK_MS = 500;
+const LOOK_MS = 1000;
 
 /** Schedules, and the timer that puts their tasks. Of several servers that see the same tick one puts its task. */
 export function startSchedules(deps: { db: Database; log: Logger; announcePut(rows: readonly PutTask[]): void }) {

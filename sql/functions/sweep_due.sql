@@ -28,6 +28,16 @@ begin
   if not pg_try_advisory_xact_lock(hashtext('tasklane.sweep_due')) then
     return;
   end if;
+  -- Mostly nothing is due, and to find that out is all that an idle server does.
+  if not exists (select from running r where r.due_at <= now() and r.due_at >= p_since)
+     and not exists (select from deferred d where d.due_at <= now() and d.due_at >= p_since)
+     and not exists (select from ready w where w.online and w.expires_at <= now() and w.expires_at >= p_since)
+     and not exists (select from ready w where w.ages_at is not null and w.ages_at <= now() and w.ages_at >= p_since) then
+    outcome := 'swept';
+    swept_at := now();
+    return next;
+    return;
+  end if;
 
   with gone as (
     delete from running where ctid = any (array(
