@@ -1,4 +1,4 @@
-import { Logger as JobLogger, run, type TaskList } from 'graphile-worker';
+import type { TaskList } from 'graphile-worker';
 import type { Logger } from 'pino';
 import type { AddressRule } from '../callbacks/address.ts';
 import { createDelivery } from '../callbacks/deliver.ts';
@@ -8,6 +8,7 @@ import { dropOldPartitions, foldTallies, forgetWorkers, makePartitions } from '.
 import { expireOverdue } from '../tasks/expire-overdue.ts';
 import { tidyEvents } from '../tasks/tidy-events.ts';
 import { startRetention } from './retention.ts';
+import { keepRunning } from './runner.ts';
 
 const FOLD_MS = 5000;
 const CRONTAB = `
@@ -50,27 +51,6 @@ export async function startJobs(deps: {
     tidy_events: () => tidyEvents(db, eventRetentionSeconds),
   };
 
-  const starting = run({
-    connectionString: url,
-    taskList,
-    crontab: CRONTAB,
-    concurrency: 4,
-    maxPoolSize: 4,
-    noHandleSignals: true,
-    logger: new JobLogger(
-      () => (level, message) =>
-        log[level === 'warning' ? 'warn' : level === 'info' ? 'debug' : level]({ jobs: true }, message),
-    ),
-  });
-  const runner = await starting;
-  const ended = runner.promise.catch((error: unknown) => log.error({ err: error }, 'the background jobs stopped'));
-
-  const folding = setInterval(
-    () => void foldTallies(db).catch((error) => log.warn({ err: error }, 'could not add up the counts')),
-    FOLD_MS,
-  );
-  const retention = startRetention(db, log);
-
   let asking = false;
   let again = false;
   const askForDelivery = async () => {
@@ -82,15 +62,23 @@ export async function startJobs(deps: {
     do {
       again = false;
       // Every minute the crontab asks as well, so what is lost here is only late.
-      await runner
-        .addJob('deliver_callbacks', {}, { jobKey: 'deliver_callbacks' })
+      await starting
+        .then(({ addJob }) => addJob('deliver_callbacks', {}, { jobKey: 'deliver_callbacks' }))
         .catch((error) => log.warn({ err: error }, 'could not ask for callbacks to be delivered'));
     } while (again);
     asking = false;
   };
 
-  // What was due while no server ran.
-  void askForDelivery();
+  const options = { connectionString: url, taskList, crontab: CRONTAB, concurrency: 4, maxPoolSize: 4 };
+  // Callbacks may have become due while nobody ran.
+  const starting = keepRunning(options, log, () => void askForDelivery());
+  const runner = await starting;
+
+  const folding = setInterval(
+    () => void foldTallies(db).catch((error) => log.warn({ err: error }, 'could not add up the counts')),
+    FOLD_MS,
+  );
+  const retention = startRetention(db, log);
 
   return {
     /** There are callbacks to deliver. */
@@ -98,8 +86,7 @@ export async function startJobs(deps: {
     async stop(): Promise<void> {
       clearInterval(folding);
       await retention.stop();
-      await runner.stop().catch(() => undefined);
-      await ended;
+      await runner.stop();
       await delivery.stop();
     },
   };

@@ -184,6 +184,33 @@ describe('a server with the embedded Postgres', () => {
     assert.deepEqual(polled.sort(), put.sort());
   });
 
+  test('goes on with its background jobs when Postgres is killed in the middle of one', async () => {
+    const connectionString = await readFile(join(dataDir, 'database.url'), 'utf8');
+    const [holder, psql] = [new pg.Client({ connectionString }), new pg.Client({ connectionString })];
+    for (const client of [holder, psql]) {
+      client.on('error', () => undefined);
+      await client.connect();
+    }
+    await talk(server).register('called');
+    const called = await talk(server).put('called', { callback_url: receiver.url() });
+    await holder.query('begin; lock table tasklane.callback_delivery');
+    await psql.query("select graphile_worker.add_job('deliver_callbacks')");
+    await until('the job hangs', async () => {
+      const waits = "select from pg_locks where relation = 'tasklane.callback_delivery'::regclass and not granted";
+      return (await psql.query(waits)).rowCount === 1;
+    });
+    const killed = killPostmaster(dataDir);
+    await until('Postgres starts again', async () => ![killed, undefined].includes(postmaster()));
+    await Promise.all([holder.end(), psql.end()]);
+
+    await until('health is back', async () => (await server.request('GET', '/health')).status === 200);
+    await talk(server).takeOne('called');
+    await talk(server).complete(called);
+    const delivery = await receiver.next();
+    delivery.answer(200);
+    assert.equal(delivery.headers['x-task-id'], called);
+  });
+
   test('killed itself leaves its tasks to the next start on its folder', async () => {
     const id = await talk(server).put('q');
     const orphan = postmaster();
