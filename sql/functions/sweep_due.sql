@@ -5,10 +5,10 @@ language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 -- What time does to tasks, up to p_limit of each kind: lapsed leases put them back or make them dead, deferred ones come to wait, waiting ones
--- of queues that age move up a rank, and deadlines end them (those that wait in levels above 0 are sweep_ready's).
+-- of queues that age move up a rank for each aging_seconds, and deadlines end them (those that wait in levels above 0 are sweep_ready's).
 -- One caller at a time; others get nothing. What was due before p_since has been seen to: without this hint, a sweep would walk over all that has
 -- ended meanwhile, while another session holds an old snapshot. Nothing new becomes due in the past, but a commit may be late by moments.
--- Returns  waiting (it waits now, at lane and rank: lower the heads, wake who waits), moved (it waits a rank higher: lower the heads), freed (of
+-- Returns  waiting (it waits now, at lane and rank: lower the heads, wake who waits), moved (it waits at a better rank: lower the heads), freed (of
 --          its lane something stopped running), dead and expired as end_tasks does; and first a row swept, with the time of this
 --          sweep, where nothing was left for want of p_limit.
 -- Touches  running, deferred, ready (delete), ready, task_attempt (insert) and what end_tasks does.
@@ -104,7 +104,14 @@ begin
     returning *
   )
   select count(*) as found,
-         array_agg((g.id, g.expires_at, g.lane_id, g.attempt, g.rank - 1, null, null)::ready) as moved into v_due from gone g;
+         array_agg((g.id, g.expires_at, g.lane_id, g.attempt, greatest(0, g.rank - s.steps), null,
+                    g.ages_at + make_interval(secs => s.steps * q.aging_seconds))::ready) as moved
+    into v_due
+  from gone g
+  join lane l on l.lane_id = g.lane_id
+  join queue q on q.queue_id = l.queue_id
+  -- A sweep may come late, by as long as no server ran.
+  cross join lateral (select coalesce(1 + floor(extract(epoch from now() - g.ages_at) / nullif(q.aging_seconds, 0)), 0) as steps) s;
   v_moved := v_due.moved;
   v_full := v_full or v_due.found = p_limit;
 

@@ -18,7 +18,7 @@ async function runningIn(name: string, options: object = {}, count = 1): Promise
 const running = async (settings = {}, options = {}) => (await runningIn(await queue(settings), options))[0] as bigint;
 const rank = (id: bigint) => db.value<number>('select rank::int from tasklane.ready where id = $1', [id]);
 const ages = (list: bigint[]) =>
-  db.run("update tasklane.ready set ages_at = now() - interval '1 hour' where id = any($1)", [list]);
+  db.run("update tasklane.ready set ages_at = now() - interval '1 second' where id = any($1)", [list]);
 
 describe('a sweep', () => {
   test('of no more than p_limit leaves the rest, and says swept only when nothing is left', async () => {
@@ -77,26 +77,30 @@ describe('a sweep', () => {
     assert.equal(later, true);
   });
 
-  test('lets a task move up one rank a time, however long it waited, down to rank 0', async () => {
+  test('lets a task move up a rank for each so many seconds that it waited, late or not, and no further than rank 0', async () => {
     const name = await queue();
     await db.run('update tasklane.queue set aging_seconds = 60 where queue = $1', [name]);
-    const { id } = await db.putOne({ queue: name, priority: 98 });
+    const { id } = await db.putOne({ queue: name, priority: 95 });
+    const leftSeconds = () =>
+      db.value<number | null>('select extract(epoch from ages_at - now())::float8 from tasklane.ready where id = $1', [
+        id,
+      ]);
     const seen: unknown[] = [];
-    for (let n = 0; n < 3; n++) {
+    for (const waited of [61, 200, 3600]) {
       await db.run(
-        "update tasklane.ready set ages_at = now() - interval '1 hour' where id = $1 and ages_at is not null",
-        [id],
+        "update tasklane.ready set ages_at = now() - $2 * interval '1 second' + interval '1 minute' where id = $1",
+        [id, waited],
       );
       const moved = (await db.sweep()).filter((row) => row.outcome === 'moved').map((row) => row.rank);
       const again = (await db.sweep()).filter((row) => row.outcome === 'moved');
-      seen.push([moved, again.length, await rank(id)]);
+      const left = await leftSeconds();
+      seen.push([moved, again.length, await rank(id), left && Math.ceil(left)]);
     }
     assert.deepEqual(seen, [
-      [[1], 0, 1],
-      [[0], 0, 0],
-      [[], 0, 0],
+      [[4], 0, 4, 59],
+      [[1], 0, 1, 40],
+      [[0], 0, 0, null],
     ]);
-    assert.equal(await db.value('select ages_at from tasklane.ready where id = $1', [id]), null);
   });
 });
 
