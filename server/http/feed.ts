@@ -1,5 +1,5 @@
 import type { Auth } from '../auth/auth.ts';
-import { badRequest } from '../protocol/errors.ts';
+import { invalid } from '../protocol/errors.ts';
 import { feedQuery, lastEventId } from '../protocol/feed.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { bearer, type Route, route } from './route.ts';
@@ -16,7 +16,7 @@ export function feedRoutes(deps: { auth: Auth; tasks: Tasks; stopping: AbortSign
       query: feedQuery,
       async handle({ query, principal, req, res }) {
         const last = lastEventId.safeParse(req.headers['last-event-id']);
-        if (!last.success) throw badRequest(`Last-Event-ID: ${last.error.issues[0]?.message}`);
+        if (!last.success) throw invalid('Last-Event-ID', last.error);
         const signal = AbortSignal.any([hangUp(res), stopping]);
         const events = await tasks.feed.open({ ...query, last_event_id: last.data }, principal);
         const sse = openSse(res, {});

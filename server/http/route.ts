@@ -3,7 +3,7 @@ import type { Request, Response, Router } from 'express';
 import type { Logger } from 'pino';
 import type { z } from 'zod';
 import type { Auth, Principal } from '../auth/auth.ts';
-import { badRequest, TasklaneError } from '../protocol/errors.ts';
+import { badRequest, invalid, TasklaneError } from '../protocol/errors.ts';
 import { MalformedJson, parseJson } from '../protocol/json.ts';
 import type { Role } from '../protocol/keys.ts';
 import { traceIdOf } from '../protocol/trace.ts';
@@ -153,9 +153,5 @@ function queryString(req: Request): string {
 function validate(schema: z.ZodType, value: unknown, what: string): unknown {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
-  const details = parsed.error.issues
-    .slice(0, 20)
-    .map((issue) => ({ path: issue.path.join('.'), message: issue.message }));
-  const [first] = details;
-  throw badRequest(`${first?.path || what}: ${first?.message}`, details);
+  throw invalid(what, parsed.error);
 }

@@ -1,3 +1,5 @@
+import type { z } from 'zod';
+
 export type Detail = { path: string; message: string };
 
 /** What went wrong, in words for the caller; `status` is the HTTP status that says so. Never carries a secret or a stack. */
@@ -20,6 +22,16 @@ export class TasklaneError extends Error {
 
 export const badRequest = (message: string, details?: Detail[]) =>
   new TasklaneError(400, message, details ? { details } : {});
+/** What a schema found wrong in `what`: the first fault in the message, up to 20 in the details. */
+export function invalid(what: string, error: z.ZodError): TasklaneError {
+  const details = error.issues.slice(0, 20).map((issue) => ({
+    path: issue.path.join('.'),
+    message: (issue.code === 'invalid_key' && issue.issues[0]?.message) || issue.message,
+  }));
+  const [first] = details;
+  return badRequest(`${first?.path || what}: ${first?.message}`, details);
+}
+
 export const notFound = (message: string) => new TasklaneError(404, message);
 export const conflict = (message: string) => new TasklaneError(409, message);
 export const unavailable = (cause?: unknown) =>

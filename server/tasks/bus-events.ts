@@ -1,4 +1,4 @@
-import { badRequest, notFound, TasklaneError } from '../protocol/errors.ts';
+import { badRequest, invalid, notFound, TasklaneError } from '../protocol/errors.ts';
 import { type BusEvent, busEvent } from '../protocol/events.ts';
 import { parseTaskId } from '../protocol/ids.ts';
 import { MalformedJson, memberTexts, parseJson } from '../protocol/json.ts';
@@ -37,10 +37,7 @@ function readEvent(text: string): Read {
     const value = parseJson(text) as { payload?: { taskId?: unknown } } | null;
     if (typeof value?.payload?.taskId === 'string') taskId = value.payload.taskId;
     const parsed = busEvent.safeParse(value);
-    if (!parsed.success) {
-      const details = parsed.error.issues.map((issue) => ({ path: issue.path.join('.'), message: issue.message }));
-      throw badRequest(`${details[0]?.path || 'the event'}: ${details[0]?.message}`, details);
-    }
+    if (!parsed.success) throw invalid('the event', parsed.error);
     const id = parseTaskId(parsed.data.payload.taskId);
     if (id === undefined) throw notFound(`unknown task ${taskId}`);
     return { taskId, event: toWorkerEvent(id, parsed.data, memberTexts(memberTexts(text).get('payload') as string)) };

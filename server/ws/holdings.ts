@@ -1,4 +1,4 @@
-import { badRequest, notFound, TasklaneError } from '../protocol/errors.ts';
+import { invalid, notFound, TasklaneError } from '../protocol/errors.ts';
 import { holdEvent } from '../protocol/events.ts';
 import { parseTaskId } from '../protocol/ids.ts';
 import { parseJson } from '../protocol/json.ts';
@@ -25,8 +25,7 @@ export function createHoldings(tasks: Pick<Tasks, 'giveBack'>, refusal: Tasklane
         if (typeof value?.payload?.taskId === 'string') taskId = value.payload.taskId;
         if (refusal) throw refusal;
         const parsed = holdEvent.safeParse(value);
-        const [issue] = parsed.error?.issues ?? [];
-        if (!parsed.success) throw badRequest(`${issue?.path.join('.') || 'the event'}: ${issue?.message}`);
+        if (!parsed.success) throw invalid('the event', parsed.error);
         const { name, payload } = parsed.data;
         const id = parseTaskId(taskId);
         if (id === undefined) throw notFound(`unknown task ${taskId}`);

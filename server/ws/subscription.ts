@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import type { WebSocket } from 'ws';
 import type { Principal } from '../auth/auth.ts';
-import { badRequest, TasklaneError } from '../protocol/errors.ts';
+import { invalid, TasklaneError } from '../protocol/errors.ts';
 import { FEED_FRAMES, feedFrame } from '../protocol/feed.ts';
 import { parseJson } from '../protocol/json.ts';
 import type { Feed, FeedEvent } from '../tasks/feed.ts';
@@ -47,10 +47,7 @@ export function createSubscription(
   const subscribe = async (text: string) => {
     if (principal.role === 'worker') throw new TasklaneError(403, 'a worker key may not subscribe');
     const parsed = feedFrame.safeParse(parseJson(text));
-    if (!parsed.success) {
-      const [issue] = parsed.error.issues;
-      throw badRequest(`${issue?.path.join('.') || 'the frame'}: ${issue?.message}`);
-    }
+    if (!parsed.success) throw invalid('the frame', parsed.error);
     return feed.open(parsed.data.payload ?? {}, principal);
   };
 

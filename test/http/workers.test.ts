@@ -73,15 +73,19 @@ describe('GET /v1/workers', () => {
 
   test('refuses a worker that can not be', async () => {
     const queue = await f.queue();
-    for (const [worker, path] of [
+    for (const [worker, path, message] of [
       [{}, 'worker.id'],
       [{ id: '' }, 'worker.id'],
       [{ id: 'x'.repeat(201) }, 'worker.id'],
       [{ id: 'x', name: 'x'.repeat(201) }, 'worker.name'],
-      [{ id: 'x', capacities: { nowhere: 1 } }, 'worker.capacities.nowhere'],
+      [
+        { id: 'x', capacities: { nowhere: 1 } },
+        'worker.capacities.nowhere',
+        /^worker.capacities.nowhere: write queue:level/,
+      ],
       [{ id: 'x', capacities: { 'q:0': -1 } }, 'worker.capacities.q:0'],
     ] as const)
-      assertRefused(await takeAs(worker, `${queue}:0`), 400, undefined, path);
+      assertRefused(await takeAs(worker, `${queue}:0`), 400, message, path);
   });
 
   test('forgets who was not seen for a week', async () => {
