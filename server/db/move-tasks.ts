@@ -24,7 +24,7 @@ export function replayTasks(db: Database, tasks: readonly Owned[]) {
 }
 
 /** The oldest dead tasks, at most `limit`, of a tenant and a queue where given. */
-export async function findDead(db: Database, tenantId: number | null, queue: string | null, limit: number) {
+export async function findDead(db: Database, tenantId: number | null, queue: string, limit: number) {
   const [found] = await db.call<{ dead_tasks: string[] }>(
     'dead_tasks',
     [tenantId, queue, limit],
@@ -34,7 +34,7 @@ export async function findDead(db: Database, tenantId: number | null, queue: str
 }
 
 /** Removes dead tasks, at most `limit`; gives how many. */
-export async function purgeDead(db: Database, tenantId: number | null, queue: string | null, limit: number) {
+export async function purgeDead(db: Database, tenantId: number | null, queue: string, limit: number) {
   const [purged] = await db.call<{ purge_dead: number }>(
     'purge_dead',
     [tenantId, queue, limit],

@@ -286,7 +286,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       body: replayBody,
       async handle({ body, principal }) {
         const limit = body.limit ?? Number.POSITIVE_INFINITY;
-        return { json: { replayed: await tasks.replayDead(ownerOf(principal), body.queue ?? null, limit) } };
+        return { json: { replayed: await tasks.replayDead(ownerOf(principal), body.queue, limit) } };
       },
     }),
     route({
@@ -296,7 +296,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       roles: ['client'],
       query: purgeQuery,
       async handle({ query, principal }) {
-        await tasks.purgeDead(ownerOf(principal), query.queue ?? null);
+        await tasks.purgeDead(ownerOf(principal), query.queue);
         return { status: 204 };
       },
     }),

@@ -153,10 +153,9 @@ export const deadQuery = z.object({
   after: z.string().optional(),
   limit: z.coerce.number().pipe(z.int().min(1).max(1000)).default(20),
 });
-export const replayBody = z
-  .object({ queue: queueName.nullish(), limit: z.int().min(1).max(1_000_000).nullish() })
-  .prefault({});
-export const purgeQuery = z.object({ queue: queueName.optional() });
+/** Both say which queue: a misspelled field must not replay or remove everything. */
+export const replayBody = z.object({ queue: queueName, limit: z.int().min(1).max(1_000_000).nullish() });
+export const purgeQuery = z.object({ queue: queueName });
 
 export const listQuery = z.object({
   queue: queueName.optional(),

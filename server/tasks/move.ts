@@ -39,7 +39,7 @@ export function createMove(db: Database, lanes: Lanes) {
     },
 
     /** A new life for the oldest dead tasks, at most `limit`; gives how many. Throws 404 for an unknown queue. */
-    async replayDead(tenantId: number | null, queue: string | null, limit: number): Promise<number> {
+    async replayDead(tenantId: number | null, queue: string, limit: number): Promise<number> {
       let replayed = 0;
       while (replayed < limit) {
         const ids = await findDead(db, tenantId, queue, Math.min(AT_ONCE, limit - replayed));
@@ -53,7 +53,7 @@ export function createMove(db: Database, lanes: Lanes) {
     },
 
     /** Removes all dead tasks; gives how many. Throws 404 for an unknown queue. */
-    async purgeDead(tenantId: number | null, queue: string | null): Promise<number> {
+    async purgeDead(tenantId: number | null, queue: string): Promise<number> {
       for (let purged = 0; ; ) {
         const gone = await purgeDead(db, tenantId, queue, AT_ONCE);
         purged += gone;

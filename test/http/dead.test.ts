@@ -128,6 +128,7 @@ describe('dead tasks', { concurrency: true }, () => {
     assert.deepEqual([answer.status, answer.text], [204, '']);
     for (const id of mine) assertRefused(await f.admin('GET', `/v1/queue/${id}`), 404, /unknown task/);
     assert.deepEqual(await listed(`queue=${queue}`, f.admin), [foreign]);
+    assertRefused(await f.client('DELETE', '/v1/dead'), 400, undefined, 'queue');
     assert.deepEqual([(await task(elsewhere)).status, (await task(alive)).status], ['dead', 'waiting']);
     await purge(f.admin);
     assertRefused(await f.admin('GET', `/v1/queue/${foreign}`), 404);
@@ -148,9 +149,10 @@ describe('dead tasks', { concurrency: true }, () => {
       assertRefused(await f.client('GET', `/v1/dead?${query}`), 400, undefined, path);
     assertRefused(await f.client('DELETE', '/v1/dead?queue=a%20b'), 400, undefined, 'queue');
     for (const [body, path] of [
-      [{ limit: 0 }, 'limit'],
-      [{ limit: 1_000_001 }, 'limit'],
+      [{ queue: 'q', limit: 0 }, 'limit'],
+      [{ queue: 'q', limit: 1_000_001 }, 'limit'],
       [{ queue: 7 }, 'queue'],
+      [{ queues: 'q' }, 'queue'],
     ] as const)
       assertRefused(await f.client('POST', '/v1/dead/replay', body), 400, undefined, path);
   });
