@@ -57,25 +57,18 @@ set plan_cache_mode = force_generic_plan as $$
 -- Withdraws tasks for their owners: waiting, deferred and running alike. A tenant, where given, must be the task's.
 -- Returns  a row a task, in order. refusal: null when this call cancelled it, unknown (another tenant's too), else the state it is in.
 #variable_conflict use_column
-declare
-  v_own bigint[] := (select array_agg(distinct t.id)
-                     from unnest(p_ids) with ordinality as i(id, ord) cross join lateral (select * from task t where t.id = i.id limit 1) t
-                     where p_tenant_ids[i.ord] is null or p_tenant_ids[i.ord] = t.tenant_id);
 begin
   return query
-  with ended as materialized (
-    select * from withdraw_tasks(coalesce(v_own, '{}'), 'cancelled')
-  ), input as (
-    -- one call can bear the same task for its owner and for others
-    select i.*, row_number() over (partition by i.id, i.own order by i.ord) = 1 and i.own as first
-    from (select u.*, coalesce(u.tenant_id = (select t.tenant_id from task t where t.id = u.id), u.id = any (v_own)) as own
-          from unnest(p_ids, p_tenant_ids) with ordinality as u(id, tenant_id, ord)) i
+  with asked as materialized (
+    select * from asked_tasks(p_ids, p_tenant_ids)
+  ), ended as materialized (
+    select * from withdraw_tasks(array(select a.id from asked a where a.first), 'cancelled')
   )
-  select i.ord::int, i.id,
-         case when e.id is null and i.own then refusal(i.id, null, null, null) when e.id is null then 'unknown' end,
+  select a.ord, a.id,
+         case when e.id is null and a.own then refusal(a.id, null, null, null) when e.id is null then 'unknown' end,
          e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited
-  from input i left join ended e on e.id = i.id and i.first
-  order by i.ord;
+  from asked a left join ended e on e.id = a.id and a.first
+  order by a.ord;
 end
 $$;
 

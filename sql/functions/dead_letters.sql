@@ -10,15 +10,12 @@ set plan_cache_mode = force_generic_plan as $$
 --          lane_tally (insert).
 #variable_conflict use_column
 declare
-  v_own bigint[] := (select coalesce(array_agg(distinct t.id), '{}')
-                     from unnest(p_ids) with ordinality as i(id, ord) cross join lateral (select * from task t where t.id = i.id limit 1) t
-                     where p_tenant_ids[i.ord] is null or p_tenant_ids[i.ord] = t.tenant_id);
   v_back ready[];
 begin
   with gone as (
     -- in the order of ids; who comes second waits for the first and then finds none
     delete from result r using (
-      select r.id from (select o.id from unnest(v_own) o(id) order by 1) o
+      select r.id from (select a.id from asked_tasks(p_ids, p_tenant_ids) a where a.first order by 1) o
       cross join lateral (select r.id from result r where r.id = o.id and r.outcome = 'dead' for update) r
     ) d where r.id = d.id
     returning r.id
@@ -41,15 +38,9 @@ begin
   with waiting as materialized (
     select * from make_ready(v_back)
   )
-  select i.ord::int, i.id, case when w.id is not null and i.first then null
-                                when i.own then coalesce(task_state(i.id), 'unknown') else 'unknown' end, w.lane, w.rank
-  from (
-    -- one call can bear the same task for its owner and for others
-    select u.*, row_number() over (partition by u.id, u.own order by u.ord) = 1 and u.own as first
-    from (select x.*, coalesce(x.tenant_id = (select t.tenant_id from task t where t.id = x.id), x.id = any (v_own)) as own
-          from unnest(p_ids, p_tenant_ids) with ordinality as x(id, tenant_id, ord)) u) i
-  left join waiting w on w.id = i.id and i.first
-  order by i.ord;
+  select a.ord, a.id, case when w.id is not null then null when a.own then coalesce(task_state(a.id), 'unknown') else 'unknown' end, w.lane, w.rank
+  from asked_tasks(p_ids, p_tenant_ids) a left join waiting w on w.id = a.id and a.first
+  order by a.ord;
 end
 $$;
 

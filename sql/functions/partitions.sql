@@ -32,3 +32,85 @@ begin
   end loop;
 end
 $$;
+
+create or replace function tasklane.longest_retention() returns interval
+language sql stable set search_path = tasklane as $$
+  -- The longest age that any queue keeps finished tasks to. A deleted queue counts as long as it can have any.
+  select coalesce(max(make_interval(secs => q.retention_seconds)), interval '0')
+  from queue q where q.deleted_at is null or q.deleted_at > now() - make_interval(secs => q.retention_seconds)
+$$;
+
+create or replace function tasklane.is_day_over(p_day date) returns boolean
+language plpgsql stable set search_path = tasklane set enable_seqscan = off as $$
+-- Whether nothing of a day's tasks (UTC) is needed any more: none is in ready, running or deferred, none has a callback still to send, and
+-- none ended within the longest retention of all queues.
+declare
+  v_first bigint := first_id_of(p_day::timestamp at time zone 'UTC');
+  v_next bigint := first_id_of((p_day + 1)::timestamp at time zone 'UTC');
+  v_young boolean;
+begin
+  -- One statement for all places, since tasks move between them.
+  if exists (select from running r where r.id >= v_first and r.id < v_next)
+     or exists (select from deferred d where d.id >= v_first and d.id < v_next)
+     or exists (select from lane l cross join lateral lane_ranks(l.lane_id) k(rank)
+                where exists (select from ready w where w.lane_id = l.lane_id and w.rank = k.rank and w.id >= v_first and w.id < v_next))
+     or exists (select from callback_delivery d where d.task_id >= v_first and d.task_id < v_next and d.status = 'pending') then
+    return false;
+  end if;
+  -- In the partition, not by a range of ids: it has an index of ends.
+  execute format('select exists (select from %I r where r.completed_at > $1)', 'result' || to_char(p_day, '_YYYYMMDD'))
+    into v_young using now() - longest_retention();
+  return not v_young;
+end
+$$;
+
+create or replace function tasklane.drop_old_partitions() returns date
+language plpgsql set search_path = tasklane set lock_timeout = '200ms' as $$
+-- Drops the partitions of the oldest day before today (UTC) that is over (see is_day_over) and whose tasks have all ended: one day a call,
+-- for everyone waits until the call commits.
+-- Returns  the day; null when there is none, or another call is at it. A day whose tables a transaction holds is passed over, for the next
+--          time. Four locks that are each waited for so shortly stay below deadlock_timeout: it is we who give way.
+declare
+  v_day date;
+  v_suffix text;
+  v_table text;
+  v_lost boolean;
+begin
+  if not pg_try_advisory_xact_lock(hashtext('tasklane.drop_old_partitions')) then
+    return null;
+  end if;
+  for v_day in
+    select to_date(right(c.relname, 8), 'YYYYMMDD') from pg_inherits i join pg_class c on c.oid = i.inhrelid
+    where i.inhparent = 'tasklane.result'::regclass and c.relname ~ '^result_\d{8}$'
+      and right(c.relname, 8) < to_char(now() at time zone 'UTC', 'YYYYMMDD')
+    order by 1
+  loop
+    continue when not is_day_over(v_day);
+    v_suffix := to_char(v_day, '_YYYYMMDD');
+    -- Dear, so before the lock: a task that has its result can lose it only to a life in ready, running or deferred.
+    execute format('select exists (select from %I t where not exists (select from %I r where r.id = t.id))', 'task' || v_suffix, 'result' || v_suffix)
+      into v_lost;
+    continue when v_lost;
+    begin
+      -- Whoever replays, takes back or ends a task has these first: what is_day_over says now stays true.
+      lock table only task, only result, only task_event, only task_attempt in access exclusive mode;
+      if is_day_over(v_day) then
+        foreach v_table in array array['task', 'result', 'task_event', 'task_attempt'] loop
+          -- A table that is younger than the day has the day's rows in its default partition.
+          if to_regclass('tasklane.' || v_table || v_suffix) is null then
+            execute format('delete from %I where id >= %s and id < %s', v_table || '_default',
+                           first_id_of(v_day::timestamp at time zone 'UTC'), first_id_of((v_day + 1)::timestamp at time zone 'UTC'));
+          else
+            execute format('drop table %I', v_table || v_suffix);
+          end if;
+        end loop;
+        return v_day;
+      end if;
+      raise exception using errcode = 'TL409', message = 'a task of the day lives again';
+    exception when lock_not_available or sqlstate 'TL409' then
+      null;  -- and the locks are let go of
+    end;
+  end loop;
+  return null;
+end
+$$;

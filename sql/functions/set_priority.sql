@@ -18,12 +18,11 @@ begin
   -- A task can move while we look (put back, come to wait, age), so others follow, over all ranks.
   for v_look in 1..3 loop
     with live as materialized (
-      select distinct on (t.id) t.id, t.lane_id, t.rank, (100 - i.priority)::smallint as new_rank
-      from unnest(p_ids, p_priorities, p_tenant_ids) with ordinality as i(id, priority, tenant_id, ord)
-      cross join lateral (select * from task t where t.id = i.id limit 1) t
-      where (i.tenant_id is null or i.tenant_id = t.tenant_id) and t.id <> all (v_deferred)
-        and not exists (select from unnest(v_moved) m where m.id = t.id)
-      order by t.id, i.ord
+      select t.id, t.lane_id, t.rank, (100 - p_priorities[a.ord])::smallint as new_rank
+      from asked_tasks(p_ids, p_tenant_ids) a
+      cross join lateral (select * from task t where t.id = a.id limit 1) t
+      where a.first and t.id <> all (v_deferred) and not exists (select from unnest(v_moved) m where m.id = t.id)
+      order by t.id
     ), gone as (
       delete from ready where ctid = any (array(
         select w.ctid from live l
@@ -59,11 +58,10 @@ begin
   with waiting as materialized (
     select * from make_ready(v_moved)
   )
-  select i.ord::int, i.id,
-         case when i.tenant_id <> (select t.tenant_id from task t where t.id = i.id) then 'unknown'
-              when w.id is null and i.id <> all (v_deferred) then coalesce(task_state(i.id), 'unknown') end, w.lane, w.rank
-  from unnest(p_ids, p_tenant_ids) with ordinality as i(id, tenant_id, ord)
-  left join waiting w on w.id = i.id
-  order by i.ord;
+  select a.ord, a.id,
+         case when not a.own then 'unknown' when w.id is null and a.id <> all (v_deferred) then coalesce(task_state(a.id), 'unknown') end,
+         w.lane, w.rank
+  from asked_tasks(p_ids, p_tenant_ids) a left join waiting w on w.id = a.id
+  order by a.ord;
 end
 $$;
