@@ -4,6 +4,7 @@ import type { AddressRule } from '../callbacks/address.ts';
 import { createDelivery } from '../callbacks/deliver.ts';
 import type { EndedTask } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
+import { repeat } from '../db/repeat.ts';
 import { dropOldPartitions, foldTallies, forgetWorkers, makePartitions } from '../db/upkeep.ts';
 import { expireOverdue } from '../tasks/expire-overdue.ts';
 import { tidyEvents } from '../tasks/tidy-events.ts';
@@ -74,9 +75,10 @@ export async function startJobs(deps: {
   const starting = keepRunning(options, log, () => void askForDelivery());
   const runner = await starting;
 
-  const folding = setInterval(
-    () => void foldTallies(db).catch((error) => log.warn({ err: error }, 'could not add up the counts')),
+  const folding = repeat(
     FOLD_MS,
+    () => foldTallies(db),
+    (error) => log.warn({ err: error }, 'could not add up the counts'),
   );
   const retention = startRetention(db, log);
 
@@ -84,7 +86,7 @@ export async function startJobs(deps: {
     /** There are callbacks to deliver. */
     onCallbacks: () => void askForDelivery(),
     async stop(): Promise<void> {
-      clearInterval(folding);
+      await folding.stop();
       await retention.stop();
       await runner.stop();
       await delivery.stop();

@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
 import type { Database } from '../db/open.ts';
+import { repeat } from '../db/repeat.ts';
 import { REMOVALS, remove } from '../db/upkeep.ts';
 
 const LOOK_MS = 10_000;
@@ -8,7 +9,6 @@ const MOST_SLICES = 50;
 
 /** Removes every 10 seconds what is older, or more, than queues keep. Any number of servers may: the functions let one at a time. */
 export function startRetention(db: Database, log: Logger) {
-  let round: Promise<void> | undefined;
   let stopped = false;
 
   const removeAll = async () => {
@@ -18,20 +18,15 @@ export function startRetention(db: Database, log: Logger) {
     }
   };
 
-  const timer = setInterval(() => {
-    round ??= removeAll()
-      .catch((error) => log.warn({ err: error }, 'could not remove finished tasks; trying again soon'))
-      .finally(() => {
-        round = undefined;
-      });
-  }, LOOK_MS);
+  const rounds = repeat(LOOK_MS, removeAll, (error) =>
+    log.warn({ err: error }, 'could not remove finished tasks; trying again soon'),
+  );
 
   return {
     /** Resolves when the slice that is under way is done. */
     async stop(): Promise<void> {
       stopped = true;
-      clearInterval(timer);
-      await round;
+      await rounds.stop();
     },
   };
 }

@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import type { Database } from '../db/open.ts';
 import type { NewTask, PutTask } from '../db/put-tasks.ts';
+import { repeat } from '../db/repeat.ts';
 import {
   deleteSchedule,
   listSchedules,
@@ -32,15 +33,9 @@ export function startSchedules(deps: { db: Database; log: Logger; announcePut(ro
   const firstTick = (cron: string, timezone: string, now: number) =>
     ticksAfter(readCron(cron, timezone), now, 1)[0] as number;
 
-  const look = createLook(deps);
-  let looking: Promise<void> | undefined;
-  const timer = setInterval(() => {
-    looking ??= look()
-      .catch((error) => log.warn({ err: error }, 'could not look for schedules that are due'))
-      .finally(() => {
-        looking = undefined;
-      });
-  }, LOOK_MS);
+  const looks = repeat(LOOK_MS, createLook(deps), (error) =>
+    log.warn({ err: error }, 'could not look for schedules that are due'),
+  );
 
   return {
     find,
@@ -83,10 +78,7 @@ export function startSchedules(deps: { db: Database; log: Logger; announcePut(ro
         throw notFound(`unknown schedule ${printScheduleId(scheduleId)}`);
     },
 
-    async stop(): Promise<void> {
-      clearInterval(timer);
-      await looking;
-    },
+    stop: looks.stop,
   };
 }
 export type Schedules = ReturnType<typeof startSchedules>;

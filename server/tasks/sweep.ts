@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
 import type { Database } from '../db/open.ts';
+import { repeat } from '../db/repeat.ts';
 import { type Swept, sweepDue } from '../db/sweep-due.ts';
 import type { End } from './end.ts';
 import type { Lanes } from './lanes.ts';
@@ -13,10 +14,9 @@ const LATE_MS = 10_000;
 const BOTTOM_MS = 60_000;
 
 /** Notices, within a second, leases that lapsed and delays and deadlines that are over. Every server tries; one at a time sweeps. */
-export function startSweep(db: Database, lanes: Lanes, end: End, log: Logger) {
+export function startSweep(db: Database, lanes: Lanes, end: End, log: Logger): { stop(): Promise<void> } {
   let since: number | null = null;
   let bottomAt = performance.now();
-  let sweeping: Promise<void> | undefined;
 
   const announce = (rows: readonly Swept[]) => {
     const of = (outcome: Swept['outcome']) => rows.filter((row) => row.outcome === outcome);
@@ -42,18 +42,5 @@ export function startSweep(db: Database, lanes: Lanes, end: End, log: Logger) {
     }
   };
 
-  const timer = setInterval(() => {
-    sweeping ??= sweep()
-      .catch((error) => log.warn({ err: error }, 'could not sweep what is due'))
-      .finally(() => {
-        sweeping = undefined;
-      });
-  }, SWEEP_MS);
-
-  return {
-    async stop(): Promise<void> {
-      clearInterval(timer);
-      await sweeping;
-    },
-  };
+  return repeat(SWEEP_MS, sweep, (error) => log.warn({ err: error }, 'could not sweep what is due'));
 }
