@@ -14,7 +14,7 @@ export const busEvent = z.discriminatedUnion('name', [
     name: z.literal('task-progress-event'),
     payload: z.object({
       taskId: z.string(),
-      eventId: z.union([oneLine(256), z.int().transform(String)]).nullish(),
+      eventId: z.union([oneLine(256), z.int().transform(String)], 'a text or an integer').nullish(),
       eventName: oneLine(128)
         .min(1)
         .refine((name) => name !== 'completion' && name !== 'error', 'completion and error are reserved'),

@@ -42,7 +42,10 @@ export const lastEventId = cursor.optional();
 export const FEED_FRAMES: readonly string[] = ['subscribe', 'unsubscribe'];
 export const feedFrame = z.object({
   payload: z
-    .object({ ...filters, last_event_id: z.union([cursor, z.int().min(0).transform(String)]).nullish() })
+    .object({
+      ...filters,
+      last_event_id: z.union([cursor, z.int().min(0).transform(String)], 'is not the id of an event').nullish(),
+    })
     .nullish(),
 });
 

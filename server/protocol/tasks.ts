@@ -9,10 +9,10 @@ const MAX_PUTS = 1000;
 const MAX_HEARTBEAT = 10_000;
 
 const PRIORITIES = { low: 1, normal: 5, high: 10, critical: 15 } as const;
-const priority = z.union([
-  z.int().min(0).max(100),
-  z.enum(['low', 'normal', 'high', 'critical']).transform((name) => PRIORITIES[name]),
-]);
+const priority = z.union(
+  [z.int().min(0).max(100), z.enum(['low', 'normal', 'high', 'critical']).transform((name) => PRIORITIES[name])],
+  'low, normal, high, critical, or an integer from 0 to 100',
+);
 
 /** Seconds ahead of now that a task may be put off. */
 const MAX_DELAY = 31_622_400;
