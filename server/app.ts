@@ -12,13 +12,14 @@ import { feedRoutes } from './http/feed.ts';
 import { keyRoutes } from './http/keys.ts';
 import { mountPublic } from './http/public.ts';
 import { queueRoutes } from './http/queues.ts';
-import { mount, sendError } from './http/route.ts';
+import { answerAsOpenAi, mount, sendError } from './http/route.ts';
 import { scheduleRoutes } from './http/schedules.ts';
 import { taskRoutes } from './http/tasks.ts';
 import { tenantRoutes } from './http/tenants.ts';
 import { workerRoutes } from './http/workers.ts';
 import { createMetrics } from './observe/metrics.ts';
 import { badRequest, notFound } from './protocol/errors.ts';
+import { refuse } from './protocol/openai.ts';
 import type { Schedules } from './schedules/schedules.ts';
 import type { Tasks } from './tasks/tasks.ts';
 
@@ -36,6 +37,10 @@ export type AppDeps = {
   /** Aborts when the server is asked to stop: takes that wait answer at once. */
   stopping: AbortSignal;
 };
+
+/** Where clients expect OpenAI's envelopes, whether or not there is such a route. */
+const OPENAI_PATHS =
+  /^\/v1\/(files|uploads|batches|models|webhook_endpoints|webhook_event_types|chat|completions|embeddings|responses|moderations|images|audio|videos|fine_tuning|assistants|threads|vector_stores)(\/|$)/;
 
 /** The Express app, without a socket. No middleware runs on every request: it would cost a put a fifth of its rate. */
 export function createApp(deps: AppDeps): Express {
@@ -65,7 +70,11 @@ export function createApp(deps: AppDeps): Express {
     routes,
   });
 
-  app.use((req: Request, res: Response) => sendError(res, notFound(`no route ${req.method} ${req.path}`), log));
+  app.use((req: Request, res: Response) => {
+    if (!OPENAI_PATHS.test(req.path)) return sendError(res, notFound(`no route ${req.method} ${req.path}`), log);
+    answerAsOpenAi(res);
+    sendError(res, refuse(404, `Invalid URL (${req.method} ${req.path})`), log);
+  });
   app.use((error: unknown, _req: Request, res: Response, _next: NextFunction) => {
     const refused = error instanceof URIError ? badRequest('the path is not a valid URL path') : error;
     sendError(res, refused, log);

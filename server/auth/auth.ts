@@ -7,6 +7,10 @@ import type { Role } from '../protocol/keys.ts';
 /** Who calls: `keyId` is null for the admin key of the environment. */
 export type Principal = { keyId: number | null; role: Role; tenant: string; tenantId: number };
 
+/** The tenant whose things alone the caller may touch; null: all. */
+export const ownerOf = (principal: Principal): number | null =>
+  principal.role === 'client' ? principal.tenantId : null;
+
 const KNOWN_MS = 5000;
 const MAX_KNOWN = 10_000;
 
@@ -45,7 +49,10 @@ export async function createAuth(db: Database, adminKey: string | undefined) {
       }
       const principal = await identify(secret);
       if (!principal)
-        throw new TasklaneError(401, 'this API key is not known', { headers: { 'WWW-Authenticate': 'Bearer' } });
+        throw new TasklaneError(401, 'this API key is not known', {
+          headers: { 'WWW-Authenticate': 'Bearer' },
+          openai: { param: null, code: 'invalid_api_key' },
+        });
       return principal;
     },
 

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { ownerOf } from '../auth/auth.ts';
 import { listCallbacks, retryCallback } from '../db/callbacks.ts';
 import type { Database } from '../db/open.ts';
 import { notFound } from '../protocol/errors.ts';
@@ -21,8 +22,13 @@ export function callbackRoutes({ db, onCallbacks }: { db: Database; onCallbacks(
       roles: ['client'],
       query: listQuery,
       async handle({ query, principal }) {
-        const tenantId = principal.role === 'client' ? principal.tenantId : null;
-        const rows = await listCallbacks(db, tenantId, query.status ?? null, query.after ?? null, query.limit + 1);
+        const rows = await listCallbacks(
+          db,
+          ownerOf(principal),
+          query.status ?? null,
+          query.after ?? null,
+          query.limit + 1,
+        );
         const data = rows.slice(0, query.limit).map(({ delivery_id, ...row }) => ({ id: delivery_id, ...row }));
         return { json: { data, has_more: rows.length > query.limit } };
       },
@@ -34,7 +40,7 @@ export function callbackRoutes({ db, onCallbacks }: { db: Database; onCallbacks(
       roles: ['client'],
       async handle({ params, principal }) {
         if (!ID.test(params.id ?? '')) throw notFound(`unknown callback ${params.id}`);
-        await retryCallback(db, params.id as string, principal.role === 'client' ? principal.tenantId : null);
+        await retryCallback(db, params.id as string, ownerOf(principal));
         onCallbacks();
         return { json: params.id };
       },

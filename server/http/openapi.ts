@@ -32,7 +32,10 @@ export function openApi(routes: readonly Route[]) {
       }),
       responses: {
         '2XX': { description: 'done' },
-        default: { description: 'refused', content: { 'application/json': { schema: ERROR } } },
+        default: {
+          description: 'refused',
+          content: { 'application/json': { schema: one.api ? OPENAI_ERROR : ERROR } },
+        },
       },
     };
   }
@@ -55,6 +58,23 @@ const ERROR = {
     details: {
       type: 'array',
       items: { type: 'object', properties: { path: { type: 'string' }, message: { type: 'string' } } },
+    },
+  },
+};
+
+const OPENAI_ERROR = {
+  type: 'object',
+  required: ['error'],
+  properties: {
+    error: {
+      type: 'object',
+      required: ['message', 'type', 'param', 'code'],
+      properties: {
+        message: { type: 'string' },
+        type: { type: 'string' },
+        param: { type: ['string', 'null'] },
+        code: { type: ['string', 'null'] },
+      },
     },
   },
 };

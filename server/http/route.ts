@@ -6,6 +6,7 @@ import type { Auth, Principal } from '../auth/auth.ts';
 import { badRequest, invalid, TasklaneError } from '../protocol/errors.ts';
 import { MalformedJson, parseJson } from '../protocol/json.ts';
 import type { Role } from '../protocol/keys.ts';
+import { invalidParameter, refuse } from '../protocol/openai.ts';
 import { traceIdOf } from '../protocol/trace.ts';
 import { readBody } from './body.ts';
 
@@ -24,6 +25,8 @@ export type Call<Body, Query> = {
 };
 
 export type Route = {
+  /** Whose envelopes and identifying headers the answers have; the Task API's where none is said. */
+  api?: 'openai';
   method: 'get' | 'post' | 'patch' | 'delete';
   path: string;
   summary: string;
@@ -52,6 +55,7 @@ export function mount(
   const { auth, log, maxBodyBytes } = deps;
   for (const one of routes) {
     router[one.method](one.path, async (req: Request, res: Response) => {
+      if (one.api) answerAsOpenAi(res);
       try {
         const principal = await auth.principal(bearer(req));
         if (principal.role !== 'admin' && !one.roles.includes(principal.role)) {
@@ -66,10 +70,10 @@ export function mount(
           text = await readBody(req, maxBodyBytes);
           // A body of which everything may be left out may be left out itself.
           const none = text === '' && one.body.safeParse(undefined).success;
-          body = validate(one.body, none ? undefined : parseJson(text), 'the body');
+          body = validate(one, one.body, none ? undefined : parseJson(text), 'the body');
         }
         const query =
-          one.query && validate(one.query, Object.fromEntries(new URLSearchParams(queryString(req))), 'the query');
+          one.query && validate(one, one.query, Object.fromEntries(new URLSearchParams(queryString(req))), 'the query');
         const reply = await one.handle({
           principal,
           params: req.params as Record<string, string>,
@@ -85,11 +89,32 @@ export function mount(
       }
     });
   }
+  for (const path of new Set(routes.filter((one) => one.api).map((one) => one.path))) {
+    const methods = routes.filter((one) => one.path === path).map((one) => one.method.toUpperCase());
+    router.all(path, (req: Request, res: Response) => {
+      answerAsOpenAi(res);
+      const refused = refuse(
+        405,
+        `Not allowed to ${req.method} on ${req.path}. (HINT: Perhaps you meant to make a ${methods.join(' or a ')} request instead?)`,
+        null,
+        'method_not_supported',
+      );
+      refused.headers.Allow = methods.join(', ');
+      sendError(res, refused, log);
+    });
+  }
+}
+
+/** From here on, this response has OpenAI's envelopes. */
+export function answerAsOpenAi(res: Response): void {
+  res.locals.openai = true;
 }
 
 /** Every response names its request and its trace. */
 export function idHeaders(res: Response): Record<string, string> {
-  return { 'X-BELLA-REQUEST-ID': randomUUID(), 'X-BELLA-TRACE-ID': traceIdOf(res.req.headers['x-bella-trace-id']) };
+  const id = randomUUID();
+  const headers = { 'X-BELLA-REQUEST-ID': id, 'X-BELLA-TRACE-ID': traceIdOf(res.req.headers['x-bella-trace-id']) };
+  return res.locals.openai ? { ...headers, 'x-request-id': `req_${id.replaceAll('-', '')}` } : headers;
 }
 
 /**
@@ -114,7 +139,7 @@ export function send(res: Response, reply: NonNullable<Reply>): void {
     .end(text);
 }
 
-/** The error envelope of the Task API. What is not meant for callers is logged and shown as 500. */
+/** The error envelope of the route's family. What is not meant for callers is logged and shown as 500. */
 export function sendError(res: Response, error: unknown, log: Logger): void {
   const known =
     error instanceof TasklaneError
@@ -122,13 +147,33 @@ export function sendError(res: Response, error: unknown, log: Logger): void {
       : error instanceof MalformedJson
         ? badRequest(error.message)
         : new TasklaneError(500, 'internal error');
+  if (res.locals.openai) {
+    // The SDKs repeat a conflict, which would stay one.
+    if (known.status === 409) known.headers['x-should-retry'] ??= 'false';
+    if (error instanceof MalformedJson)
+      known.message = `We could not parse the JSON body of your request: ${error.message}`;
+    if (known.status === 401) known.message = unauthorized(res.req);
+  }
   const headers = { ...idHeaders(res), ...known.headers };
   if (known.status >= 500) log.error({ err: error, requestId: headers['X-BELLA-REQUEST-ID'] }, known.message);
   send(res, {
     status: known.status,
     headers,
-    json: errorBody(known),
+    json: res.locals.openai ? openAiErrorBody(known) : errorBody(known),
   });
+}
+
+/** What OpenAI says of a missing or a wrong key. */
+function unauthorized(req: Request): string {
+  const key = bearer(req);
+  return key === undefined
+    ? 'Missing bearer or basic authentication in header'
+    : `Incorrect API key provided: ${key.length > 12 ? `${key.slice(0, 3)}…${key.slice(-4)}` : '…'}.`;
+}
+
+export function openAiErrorBody({ status, message, openai: { param, code } }: TasklaneError) {
+  const type = status === 429 ? 'rate_limit_error' : status >= 500 ? 'server_error' : 'invalid_request_error';
+  return { error: { message, type, param, code: status === 429 ? (code ?? 'rate_limit_exceeded') : code } };
 }
 
 export function errorBody(error: TasklaneError) {
@@ -150,8 +195,8 @@ function queryString(req: Request): string {
   return mark < 0 ? '' : req.url.slice(mark + 1);
 }
 
-function validate(schema: z.ZodType, value: unknown, what: string): unknown {
-  const parsed = schema.safeParse(value);
+function validate({ api }: Route, schema: z.ZodType, value: unknown, what: string): unknown {
+  const parsed = schema.safeParse(value, api && { reportInput: true });
   if (parsed.success) return parsed.data;
-  throw invalid(what, parsed.error);
+  throw api ? invalidParameter(parsed.error) : invalid(what, parsed.error);
 }

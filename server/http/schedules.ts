@@ -1,4 +1,4 @@
-import type { Principal } from '../auth/auth.ts';
+import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { AddressRule } from '../callbacks/address.ts';
 import type { Schedule } from '../db/schedules.ts';
 import { notFound } from '../protocol/errors.ts';
@@ -25,7 +25,7 @@ export function scheduleRoutes({ schedules, rule }: { schedules: Schedules; rule
     return { text, task: newTask(put, text, principal) };
   };
   const enable = async (id: string | undefined, principal: Principal, enabled: boolean) => ({
-    text: scheduleJson(await schedules.change(numberOf(id), tenantOf(principal), { enabled })),
+    text: scheduleJson(await schedules.change(numberOf(id), ownerOf(principal), { enabled })),
   });
 
   return [
@@ -48,7 +48,7 @@ export function scheduleRoutes({ schedules, rule }: { schedules: Schedules; rule
       query: schedulesQuery,
       async handle({ query, principal }) {
         const before = query.after === undefined ? null : numberOf(query.after);
-        const page = await schedules.list(tenantOf(principal), before, query.limit);
+        const page = await schedules.list(ownerOf(principal), before, query.limit);
         return { text: `{"data":[${page.schedules.map(scheduleJson).join(',')}],"has_more":${page.more}}` };
       },
     }),
@@ -68,7 +68,7 @@ export function scheduleRoutes({ schedules, rule }: { schedules: Schedules; rule
       summary: 'A schedule',
       roles: ['client'],
       handle: async ({ params, principal }) => ({
-        text: scheduleJson(await schedules.find(numberOf(params.id), tenantOf(principal))),
+        text: scheduleJson(await schedules.find(numberOf(params.id), ownerOf(principal))),
       }),
     }),
     route({
@@ -82,7 +82,7 @@ export function scheduleRoutes({ schedules, rule }: { schedules: Schedules; rule
         const changes = Object.fromEntries(
           Object.entries({ ...body, task: given?.text }).filter(([, value]) => value != null),
         );
-        const changed = await schedules.change(numberOf(params.id), tenantOf(principal), changes, given?.task);
+        const changed = await schedules.change(numberOf(params.id), ownerOf(principal), changes, given?.task);
         return { text: scheduleJson(changed) };
       },
     }),
@@ -92,7 +92,7 @@ export function scheduleRoutes({ schedules, rule }: { schedules: Schedules; rule
       summary: 'Remove a schedule; the tasks that it has put stay',
       roles: ['client'],
       async handle({ params, principal }) {
-        await schedules.remove(numberOf(params.id), tenantOf(principal));
+        await schedules.remove(numberOf(params.id), ownerOf(principal));
         return { status: 204 };
       },
     }),
@@ -114,7 +114,6 @@ export function scheduleRoutes({ schedules, rule }: { schedules: Schedules; rule
 }
 
 /** A client sees its tenant's schedules, an admin all. */
-const tenantOf = (principal: Principal) => (principal.role === 'client' ? principal.tenantId : null);
 
 /** Throws 404: what does not parse is the name of no schedule. */
 function numberOf(id: string | undefined): number {

@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import type { Principal } from '../auth/auth.ts';
+import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { AddressRule } from '../callbacks/address.ts';
 import { findEvent } from '../db/events.ts';
 import type { Database } from '../db/open.ts';
@@ -323,11 +323,6 @@ function answerOf(
     requestId: result.request_id ?? null,
     body: memberTexts(text).get('body') as string,
   };
-}
-
-/** The tenant whose tasks alone the caller may touch; null: all. */
-function ownerOf(principal: Principal): number | null {
-  return principal.role === 'client' ? principal.tenantId : null;
 }
 
 /** The Idempotency-Key header. Throws 400 for one that can't be a key. */

@@ -6,16 +6,24 @@ export type Detail = { path: string; message: string };
 export class TasklaneError extends Error {
   readonly status: number;
   readonly details: Detail[] | undefined;
+  /** What OpenAI's envelope says besides the message. */
+  readonly openai: { param: string | null; code: string | null };
   readonly headers: Record<string, string>;
 
   constructor(
     status: number,
     message: string,
-    options: { details?: Detail[]; headers?: Record<string, string>; cause?: unknown } = {},
+    options: {
+      details?: Detail[];
+      openai?: { param: string | null; code: string | null };
+      headers?: Record<string, string>;
+      cause?: unknown;
+    } = {},
   ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.status = status;
     this.details = options.details;
+    this.openai = options.openai ?? { param: null, code: null };
     this.headers = options.headers ?? {};
   }
 }

@@ -16,6 +16,19 @@ language sql stable parallel safe as $$
     || lpad((p_id % 10000000000 / 1000000)::text, 4, '0') || '-' || lpad((p_id % 1000000)::text, 6, '0')
 $$;
 
+create or replace function tasklane.print_batch_id(p_batch_id bigint) returns text
+language sql stable parallel safe as $$
+  -- BATCH-0-1-{yyMMddHHmmss}-{4 digits}-{6 digits}: as a task's, of no queue, since lines of one batch may go to many, at level 1.
+  select 'BATCH-0-1-' || to_char(to_timestamp(p_batch_id / 10000000000 + 1735689600) at time zone 'UTC', 'YYMMDDHH24MISS') || '-'
+    || lpad((p_batch_id % 10000000000 / 1000000)::text, 4, '0') || '-' || lpad((p_batch_id % 1000000)::text, 6, '0')
+$$;
+
+create or replace function tasklane.parse_batch_id(p_batch_id text) returns bigint
+language sql stable parallel safe as $$
+  -- The number that a batch's printed id spells; null when it is none.
+  select case when p_batch_id like 'BATCH-0-1-%' then tasklane.parse_task_id('TASK-0-1-P-' || substr(p_batch_id, 11)) end
+$$;
+
 create or replace function tasklane.parse_task_id(p_task_id text) returns bigint
 language sql stable parallel safe as $$
   -- The number that a printed id spells, without a look-up; null when it is no printed id.
