@@ -4,8 +4,9 @@ language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 -- Gives dead tasks a new life under their id, from attempt 1 and with as much time as they had; their attempts stay on record. A tenant, where given,
--- must be the task's.
--- Returns  a row a task, in order. refusal: null when it waits now, at lane and rank; unknown (another tenant's too), else the state it is in.
+-- must be the task's. A batch's lines have theirs counted, and are run again as a batch of their own.
+-- Returns  a row a task, in order. refusal: null when it waits now, at lane and rank; unknown (another tenant's too), line (of a batch), else the
+--          state it is in.
 -- Touches  result (delete, before all else), a callback's outbox row that tells of the death and was not delivered (delete), task (its deadline), ready,
 --          lane_tally (insert).
 #variable_conflict use_column
@@ -16,7 +17,8 @@ begin
     -- in the order of ids; who comes second waits for the first and then finds none
     delete from result r using (
       select r.id from (select a.id from asked_tasks(p_ids, p_tenant_ids) a where a.first order by 1) o
-      cross join lateral (select r.id from result r where r.id = o.id and r.outcome = 'dead' for update) r
+      cross join lateral (select t.batch_id from task t where t.id = o.id limit 1) t
+      cross join lateral (select r.id from result r where r.id = o.id and r.outcome = 'dead' and t.batch_id is null for update) r
     ) d where r.id = d.id
     returning r.id
   ), reborn as (
@@ -38,8 +40,10 @@ begin
   with waiting as materialized (
     select * from make_ready(v_back)
   )
-  select a.ord, a.id, case when w.id is not null then null when a.own then coalesce(task_state(a.id), 'unknown') else 'unknown' end, w.lane, w.rank
+  select a.ord, a.id, case when w.id is not null then null when not a.own then 'unknown' when t.batch_id is not null then 'line'
+                            else coalesce(task_state(a.id), 'unknown') end, w.lane, w.rank
   from asked_tasks(p_ids, p_tenant_ids) a left join waiting w on w.id = a.id and a.first
+  left join lateral (select t.batch_id from task t where t.id = a.id limit 1) t on true
   order by a.ord;
 end
 $$;
@@ -47,7 +51,7 @@ $$;
 create or replace function tasklane.dead_tasks(p_tenant_id int default null, p_queue text default null, p_limit int default 1000)
 returns bigint[]
 language plpgsql stable set search_path = tasklane set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
--- The oldest p_limit dead tasks, of a tenant and of a queue where given. Raises TL404 for an unknown queue.
+-- The oldest p_limit dead tasks that are no lines of batches, of a tenant and of a queue where given. Raises TL404 for an unknown queue.
 declare
   v_queue_id int := case when p_queue is not null then queue_of(p_queue) end;
 begin
@@ -55,7 +59,7 @@ begin
     select r.id from result r
     cross join lateral (select * from task t where t.id = r.id limit 1) t
     join lane l on l.lane_id = t.lane_id
-    where r.outcome = 'dead' and (p_tenant_id is null or t.tenant_id = p_tenant_id) and (v_queue_id is null or l.queue_id = v_queue_id)
+    where r.outcome = 'dead' and t.batch_id is null and (p_tenant_id is null or t.tenant_id = p_tenant_id) and (v_queue_id is null or l.queue_id = v_queue_id)
     order by r.id limit p_limit);
 end
 $$;

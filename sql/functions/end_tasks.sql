@@ -4,18 +4,18 @@ language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 -- What must follow every end of a task, whoever ended it: its result, the lane's count, the callback's outbox row, its place among those that
--- its queue keeps where it keeps only so many.
+-- its queue keeps where it keeps only so many, its batch's count.
 -- The caller has just deleted the task's row from ready, running or deferred, and so owns its end.
 -- Returns  what is needed to tell those who wait; nth is the index into p_results; limited: takes from its queue stop at its
 --          max_running, so there is room for one more.
--- Touches  result, lane_tally, callback_delivery, kept, event_stage (insert), task, lane, queue (read).
+-- Touches  result, lane_tally, callback_delivery, kept, batch_tally, event_stage (insert), task, lane, queue, batch (read).
 #variable_conflict use_column
 declare
   v_recording boolean := recording();
 begin
   return query
   with ended as materialized (
-    select r.nth::int, t.id, t.lane_id, t.tenant_id, t.mode, t.instance_id, t.callback_url, r.completed_at, r.outcome, r.attempt,
+    select r.nth::int, t.id, t.lane_id, case when t.batch_id is null then t.tenant_id end as tenant_id, t.batch_id, t.mode, t.instance_id, t.callback_url, r.completed_at, r.outcome, r.attempt,
            r.status_code, l.level, q.queue_id, q.queue, q.max_completed_tasks, q.max_running
     from unnest(p_results) with ordinality as r(id, completed_at, taken_at, outcome, attempt, status_code, request_id, worker, body, nth)
     cross join lateral (select * from task t where t.id = r.id limit 1) t
@@ -30,6 +30,17 @@ begin
     select e.id, e.tenant_id, e.callback_url from ended e where e.callback_url is not null
   ), keep as (
     insert into kept (queue_id, completed_at, id) select e.queue_id, e.completed_at, e.id from ended e where e.max_completed_tasks is not null
+  ), lines as (
+    -- What ends with its batch does not count as failed.
+    insert into batch_tally (batch_id, completed, failed, unanswered, ids)
+    select b.batch_id, b.completed, b.ended - b.completed - b.unanswered, b.unanswered, b.ids
+    from (
+      select e.batch_id, count(*) as ended, count(*) filter (where e.outcome = 'succeeded') as completed,
+             count(*) filter (where e.outcome in ('cancelled', 'expired') and (a.status <> 'in_progress' or a.expires_at <= now())) as unanswered,
+             array_agg(e.id order by e.nth) as ids
+      from ended e cross join lateral (select * from batch a where a.batch_id = e.batch_id limit 1) a
+      where e.batch_id is not null group by e.batch_id
+    ) b
   ), events as (
     insert into event_stage (id, attempt, type, status, data)
     select e.id, e.attempt, case e.outcome when 'succeeded' then 'completed' else e.outcome::text end::event_type, e.outcome,

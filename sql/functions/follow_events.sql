@@ -75,12 +75,12 @@ begin
   select k.number, k.type::text, k.id, f.task_id, f.queue, f.level::int, k.status, k.attempt, k.created_at, f.batch_id, k.data::text, f.tenant_id
   from event k
   left join lateral (
-    select print_task_id(t.id, l.queue_id, l.level, t.mode) as task_id, q.queue, l.level, t.batch_id::text as batch_id, t.tenant_id
+    select print_task_id(t.id, l.queue_id, l.level, t.mode) as task_id, q.queue, l.level, print_batch_id(t.batch_id) as batch_id, t.tenant_id
     from task t join lane l on l.lane_id = t.lane_id join queue q on q.queue_id = l.queue_id
     where t.id = k.id
       and (p_types is null or k.type::text = any (p_types)) and (p_id is null or k.id = p_id)
       and (p_tenant_id is null or t.tenant_id = p_tenant_id) and (p_queue is null or q.queue = p_queue)
-      and (p_batch_id is null or t.batch_id::text = p_batch_id)
+      and (p_batch_id is null or t.batch_id = parse_batch_id(p_batch_id))
     limit 1   -- keeps the partitions of other days out
   ) f on true
   where k.number > p_after and k.number <= v_to and (f.task_id is not null or k.number = v_to)

@@ -1,7 +1,7 @@
 create or replace function tasklane.lock_limits(p_tenant_ids int[], p_queue_ids int[]) returns jsonb
 language plpgsql set search_path = tasklane as $$
 -- The limits that concern tasks of these tenants for these queues, and how much room each leaves: {"depth <queue_id>": tasks, "flight
--- <tenant_id>": tasks, "rate <tenant_id>": tasks a second}. Who is limited likewise waits until this transaction ends.
+-- <tenant_id>": tasks, "rate <tenant_id>": tasks a second}. Lines of batches wait in their batch, and take no room. Who is limited likewise waits until this transaction ends.
 declare
   v_tenants int[] := array(select n.tenant_id from tenant n where n.tenant_id = any (p_tenant_ids)
                            and (n.max_in_flight is not null or n.puts_per_second is not null) order by 1);
@@ -20,9 +20,13 @@ begin
       from tenant n where n.tenant_id = any (v_tenants) and n.max_in_flight is not null
       union all
       select 'depth ' || q.queue_id, q.max_depth - (
-        select coalesce(sum(l.put_count - l.ended_count + coalesce(
-          (select sum(y.put_count) - sum(y.ended_count) from lane_tally y where y.lane_id = l.lane_id), 0)), 0)
-        from lane l where l.queue_id = q.queue_id) + (select count(*) from running u where u.queue_id = q.queue_id)
+        select coalesce(sum(l.put_count - l.ended_count - l.line_count + coalesce(
+          (select sum(y.put_count) - sum(y.ended_count) from lane_tally y where y.lane_id = l.lane_id and y.tenant_id is not null), 0)), 0)
+        from lane l where l.queue_id = q.queue_id)
+        + case when exists (select from lane l join batch_lane b using (lane_id) where l.queue_id = q.queue_id)
+               then (select count(*) from running u where u.queue_id = q.queue_id
+                     and (select t.batch_id from task t where t.id = u.id limit 1) is null)
+               else (select count(*) from running u where u.queue_id = q.queue_id) end
       from queue q where q.queue_id = any (v_queues)
     ) r), '{}');
 end

@@ -42,8 +42,8 @@ $$;
 
 create or replace function tasklane.is_day_over(p_day date) returns boolean
 language plpgsql stable set search_path = tasklane set enable_seqscan = off as $$
--- Whether nothing of a day's tasks (UTC) is needed any more: none is in ready, running or deferred, none has a callback still to send, and
--- none ended within the longest retention of all queues.
+-- Whether nothing of a day's tasks (UTC) is needed any more: none is in ready, running or deferred, none has a callback still to send or is a line
+-- of a batch that has not ended, and none ended within the longest retention of all queues.
 declare
   v_first bigint := first_id_of(p_day::timestamp at time zone 'UTC');
   v_next bigint := first_id_of((p_day + 1)::timestamp at time zone 'UTC');
@@ -54,7 +54,10 @@ begin
      or exists (select from deferred d where d.id >= v_first and d.id < v_next)
      or exists (select from lane l cross join lateral lane_ranks(l.lane_id) k(rank)
                 where exists (select from ready w where w.lane_id = l.lane_id and w.rank = k.rank and w.id >= v_first and w.id < v_next))
-     or exists (select from callback_delivery d where d.task_id >= v_first and d.task_id < v_next and d.status = 'pending') then
+     or exists (select from callback_delivery d where d.task_id >= v_first and d.task_id < v_next and d.status = 'pending')
+     -- Its lines are of the day it was made, or the next one.
+     or exists (select from batch b where b.batch_id >= v_first - 864000000000000 and b.batch_id < v_next
+                and b.status in ('validating', 'in_progress', 'finalizing', 'cancelling')) then
     return false;
   end if;
   -- In the partition, not by a range of ids: it has an index of ends.

@@ -103,8 +103,9 @@ begin
   lock table task in share mode;
   update queue set deleted_at = now() where queue_id = v_queue_id;
   if exists (select from running r where r.queue_id = v_queue_id)
+     or exists (select from batch b where b.queue_id = v_queue_id and b.status = 'validating')
      or exists (select from lane l where l.queue_id = v_queue_id
-                and (exists (select from ready w where w.lane_id = l.lane_id)
+                and (exists (select from batch_lane b where b.lane_id = l.lane_id) or exists (select from ready w where w.lane_id = l.lane_id)
                      or exists (select from deferred d where d.lane_id = l.lane_id))) then
     raise exception using errcode = 'TL409', message = format('queue %s still has tasks that wait or run', to_json(delete_queue.queue));
   end if;
@@ -138,14 +139,16 @@ begin
     with gone as (
       delete from lane_tally returning *
     ), sums as (
-      select lane_id, sum(put_count) as put_count, sum(ended_count) as ended_count from gone group by lane_id
+      select lane_id, sum(put_count) as put_count, sum(ended_count) as ended_count,
+             coalesce(sum(put_count - ended_count) filter (where tenant_id is null), 0) as line_count
+      from gone group by lane_id
     ), tenant_sums as (
       select tenant_id, sum(put_count) as put_count, sum(ended_count) as ended_count from gone group by tenant_id
     ), tenants as (
       update tenant n set put_count = n.put_count + s.put_count, ended_count = n.ended_count + s.ended_count
       from tenant_sums s where s.tenant_id = n.tenant_id
     )
-    update lane l set put_count = l.put_count + s.put_count, ended_count = l.ended_count + s.ended_count
+    update lane l set put_count = l.put_count + s.put_count, ended_count = l.ended_count + s.ended_count, line_count = l.line_count + s.line_count
     from sums s where s.lane_id = l.lane_id;
   end if;
 end

@@ -2,8 +2,8 @@ create or replace function tasklane.remove_tasks(p_ids bigint[]) returns table (
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
--- Deletes all rows of ended tasks. What has not ended, has a callback still to send, or is in the hands of another call (a replay, another
--- removal) stays, without waiting for it.
+-- Deletes all rows of ended tasks. What has not ended, has a callback still to send, is a line of a batch that has not ended, or is in the hands
+-- of another call (a replay, another removal) stays, without waiting for it.
 -- Returns  the ids of those removed.
 -- Touches  result, task, task_event, task_attempt, kept, callback_delivery (delete).
 #variable_conflict use_column
@@ -24,12 +24,9 @@ begin
     into v_ids, v_queue_ids, v_completed_ats, v_first, v_last
   from unnest(v_ids) o(id)
   cross join lateral (select r.completed_at from result r where r.id = o.id limit 1) r
-  left join lateral (select t.lane_id from task t where t.id = o.id limit 1) t on true
+  left join lateral (select t.lane_id, t.batch_id from task t where t.id = o.id limit 1) t on true
   left join lane l on l.lane_id = t.lane_id
-  left join lateral (
-    select 1 as pending from callback_delivery d where d.task_id = o.id and d.status = 'pending' limit 1
-  ) d on true
-  where d.pending is null;
+  where not is_needed(o.id, t.batch_id);
 
   -- between: an array alone does not tell which partitions can have them.
   delete from task_event e where e.id = any (v_ids) and e.id between v_first and v_last;
@@ -43,4 +40,12 @@ begin
       select k.ctid from kept k where k.queue_id = o.queue_id and k.completed_at = o.completed_at and k.id = o.id for update) k));
   return query select o.id from unnest(v_ids) o(id);
 end
+$$;
+
+create or replace function tasklane.is_needed(p_id bigint, p_batch_id bigint) returns boolean
+language sql stable set search_path = tasklane set enable_seqscan = off as $$
+  -- Whether an ended task must stay, however old: its callback is still to be sent, or its batch's files are to be written.
+  select exists (select from callback_delivery d where d.task_id = p_id and d.status = 'pending')
+      or p_batch_id is not null and exists (
+           select from batch b where b.batch_id = p_batch_id and b.status in ('validating', 'in_progress', 'finalizing', 'cancelling'))
 $$;

@@ -37,11 +37,8 @@ begin
       select k.id, k.completed_at from kept k where k.queue_id = p_queue_id and k.completed_at < p_before
       order by k.queue_id, k.completed_at, k.id limit p_oldest
     ) k
-    left join lateral (select t.mode from task t where t.id = k.id limit 1) t on true
-    left join lateral (
-      select 1 as pending from callback_delivery d where d.task_id = k.id and d.status = 'pending' limit 1
-    ) d on true
-    where d.pending is null and is_answering(t.mode, k.completed_at) is not true
+    left join lateral (select t.mode, t.batch_id from task t where t.id = k.id limit 1) t on true
+    where not is_needed(k.id, t.batch_id) and is_answering(t.mode, k.completed_at) is not true
     limit p_limit
   ) k;
 
@@ -111,7 +108,7 @@ set plan_cache_mode = force_generic_plan as $$
 -- time: a second one goes home.
 -- Queues of one retention are looked through together, from retained_from on in spans of time, for results don't say their queue.
 -- Returns  whether there is more to do at once.
--- Touches  queue (retained_from) and what remove_tasks does; kept (insert: too old, but with a callback still to send; looked at again from there).
+-- Touches  queue (retained_from) and what remove_tasks does; kept (insert: too old, but still needed; looked at again from there).
 #variable_conflict use_column
 declare
   v_queue_ids int[];
@@ -161,10 +158,8 @@ begin
       if v_ids is not null then
         v_free := array(
           select i.id from unnest(v_ids) i(id)
-          left join lateral (
-            select 1 as pending from callback_delivery d where d.task_id = i.id and d.status = 'pending' limit 1
-          ) d on true
-          where d.pending is null);
+          left join lateral (select t.batch_id from task t where t.id = i.id limit 1) t on true
+          where not is_needed(i.id, t.batch_id));
         perform remove_tasks(v_free[1:v_left]);
         v_left := v_left - cardinality(v_free);
         exit when v_left < 0;

@@ -66,7 +66,7 @@ create or replace function tasklane.take_tasks(
 ) returns table (
   request int, turn int, id bigint, rank smallint, task_id text, attempt int, ak text, instance text,
   endpoint text, queue text, level smallint, mode tasklane.response_mode, created_at timestamptz, expires_at timestamptz,
-  batch_id bigint, trace_id text, custom_id text, callback_url text, metadata text, data text
+  batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text
 )
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -77,7 +77,8 @@ set plan_cache_mode = force_generic_plan as $$
 -- dealt out in that order, the first request first. No queue gets more running than its max_running.
 -- fifo, round_robin, active_passive, sequential are described at take_fifo and so on.
 -- Paused queues, and with p_endpoint those of other endpoints, yield nothing; expired tasks are never handed out.
--- Returns  the tasks in the order of the take; request is the index into p_sizes, turn into p_lanes.
+-- Returns  the tasks in the order of the take; request is the index into p_sizes, turn into p_lanes. tops_up: the lane whose window of batches'
+--          lines is now to be topped up.
 --          data is null from where the payloads of the call come to more than 32 MiB: the caller gives these back, with
 --          return_tasks. (Leaving them out here would cost every take a second look at each task.)
 -- Raises   TL404 for an unknown queue (before anything is taken), TL400 for a malformed lane or an unknown strategy.
@@ -250,8 +251,8 @@ begin
 
   return query
   select v_deal[u.dealt], u.turn, t.id, u.rank, print_task_id(t.id, l.queue_id, l.level, t.mode), u.attempt, print_key_id(t.key_id),
-         n.instance, q.endpoint, q.queue, l.level, t.mode, t.created_at, t.expires_at, t.batch_id, t.trace_id, t.custom_id,
-         t.callback_url, t.metadata::text,
+         n.instance, q.endpoint, q.queue, l.level, t.mode, t.created_at, t.expires_at, print_batch_id(t.batch_id), t.trace_id, t.custom_id,
+         t.callback_url, t.metadata::text, case when t.mode = 'batch' and t.id >= l.top_up_at then l.lane_id end,
          case when u.dealt = 1 or sum(octet_length(t.data::text)) over (order by u.dealt) <= 32 * 1024 * 1024 then t.data::text end
   from unnest(v_ids, v_attempts, v_ranks, v_taken_turns) with ordinality as u(id, attempt, rank, turn, dealt)
   cross join lateral (select * from task t where t.id = u.id limit 1) t

@@ -128,7 +128,17 @@ create table tasklane.batch_done (
 
 create index task_batch on tasklane.task (batch_id, lane_id, id) where batch_id is not null;
 
+-- From here on a tally without a tenant is of batches' lines.
+with gone as (
+  delete from tasklane.lane_tally returning *
+), tenants as (
+  update tasklane.tenant n set put_count = n.put_count + s.put_count, ended_count = n.ended_count + s.ended_count
+  from (select tenant_id, sum(put_count) as put_count, sum(ended_count) as ended_count from gone group by tenant_id) s where s.tenant_id = n.tenant_id
+)
+update tasklane.lane l set put_count = l.put_count + s.put_count, ended_count = l.ended_count + s.ended_count
+from (select lane_id, sum(put_count) as put_count, sum(ended_count) as ended_count from gone group by lane_id) s where s.lane_id = l.lane_id;
 alter table tasklane.lane
+  add line_count bigint not null default 0,             -- of put_count less ended_count, how many are lines of batches
   add top_up_at bigint,                                 -- when this line is taken, the batches' window is to be topped up; null: no batch runs
   add window_lines int not null default 128,
   add topped_up_at timestamptz;

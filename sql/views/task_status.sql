@@ -7,7 +7,7 @@ select tasklane.print_task_id(t.id, l.queue_id, l.level, t.mode) as task_id, q.q
        tasklane.print_key_id(t.key_id) as ak, t.data, r.body, t.id, t.lane_id, t.tenant_id,
        case when r.id is not null
             then tasklane.result_envelope(r, tasklane.print_task_id(t.id, l.queue_id, l.level, t.mode)) end as result,
-       t.batch_id, t.custom_id, 100 - t.rank as priority, t.metadata, d.run_at, t.replayed_at
+       tasklane.print_batch_id(t.batch_id) as batch_id, t.custom_id, 100 - t.rank as priority, t.metadata, d.run_at, t.replayed_at
 from tasklane.task t
 join tasklane.lane l using (lane_id)
 join tasklane.queue q using (queue_id)
