@@ -36,9 +36,8 @@ begin
   end if;
 
   select * into v_file from file f
-  where f.file_id = p_input_file_id and f.tenant_id = p_tenant_id and f.ready and f.deleted_at is null
-    and (f.expires_at is null or f.expires_at > now())
-  for key share;
+  where f.file_id = p_input_file_id and f.tenant_id = p_tenant_id and is_live(f)
+  for share;
   if not found then
     raise exception using errcode = 'TL404', message = format('No such File object: %s', p_input_file_id);
   end if;

@@ -100,7 +100,6 @@ set plan_cache_mode = force_generic_plan as $$
 declare
   v_batch batch;
   v_page record;
-  v_file bigint;
 begin
   select * into v_batch from batch b where b.batch_id = p_batch_id for update;
   if v_batch.ending is null or v_batch.status not in ('finalizing', 'cancelling') or not v_batch.expanded and v_batch.total > 0
@@ -120,13 +119,13 @@ begin
 
   if v_page.output is not null then
     if v_batch.output_file is null then
-      v_batch.output_file := make_batch_file(v_batch, 'output');
+      v_batch.output_file := begin_file(v_batch.tenant_id, print_batch_id(p_batch_id) || '_output.jsonl', 'batch_output');
     end if;
     perform append_chunk(v_batch.output_file, convert_to(v_page.output, 'UTF8'));
   end if;
   if v_page.errors is not null then
     if v_batch.error_file is null then
-      v_batch.error_file := make_batch_file(v_batch, 'error');
+      v_batch.error_file := begin_file(v_batch.tenant_id, print_batch_id(p_batch_id) || '_error.jsonl', 'batch_output');
     end if;
     perform append_chunk(v_batch.error_file, convert_to(v_page.errors, 'UTF8'));
   end if;
@@ -137,9 +136,8 @@ begin
     return true;
   end if;
 
-  update file f set ready = true, created_at = now(),
-    expires_at = now() + make_interval(secs => coalesce(v_batch.output_expires_seconds, 2592000))
-  where f.file_number in (v_batch.output_file, v_batch.error_file);
+  perform finish_file(f.file_number, null, coalesce(v_batch.output_expires_seconds, 2592000))
+  from unnest(array[v_batch.output_file, v_batch.error_file]) f(file_number) where f.file_number is not null;
   update batch b set status = b.ending,
     completed_at = case when b.ending = 'completed' then now() end,
     expired_at = case when b.ending = 'expired' then now() end,
@@ -149,14 +147,6 @@ begin
   perform announce_batch(p_batch_id);
   return false;
 end
-$$;
-
-create or replace function tasklane.make_batch_file(p_batch tasklane.batch, p_kind text) returns bigint
-language sql set search_path = tasklane as $$
-  -- A batch's file for its outputs or errors, empty and not yet to be seen.
-  insert into file (file_id, tenant_id, filename, purpose)
-  values (random_id('file-'), p_batch.tenant_id, print_batch_id(p_batch.batch_id) || '_' || p_kind || '.jsonl', 'batch_output')
-  returning file_number
 $$;
 
 create or replace function tasklane.announce_batch(p_batch_id bigint) returns void
