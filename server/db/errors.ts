@@ -4,16 +4,16 @@ import { badRequest, TasklaneError, unavailable } from '../protocol/errors.ts';
 const PASSING = /^(08...|53...|57P0[1-5]|25006|55P03|ECONN.*|EPIPE|ENOENT|ETIMEDOUT|EAI_AGAIN)$/;
 /** What only a payload can cause: JSON that Postgres refuses, text it can't store, nesting beyond its stack. */
 const BAD_DATA = /^(22P02|22P05|22021|54001|22032|22030)$/;
-/** Our own functions say which HTTP status their refusal is. */
+/** Our own functions say which HTTP status their refusal is, and as its column which parameter is at fault. */
 const OWN = /^TL(\d{3})$/;
 
 /** The error that a caller may see, for whatever the driver threw. */
 export function toTasklaneError(error: unknown): Error {
   for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
-    const code = (cause as { code?: unknown }).code;
+    const { code, column } = cause as { code?: unknown; column?: string };
     if (typeof code === 'string') {
       const own = OWN.exec(code);
-      if (own) return new TasklaneError(Number(own[1]), cause.message);
+      if (own) return new TasklaneError(Number(own[1]), cause.message, { openai: { param: column ?? null, code: null } });
       if (PASSING.test(code)) return unavailable(error);
       if (BAD_DATA.test(code)) return badRequest(cause.message);
     }

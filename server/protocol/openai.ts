@@ -18,8 +18,8 @@ type Issue = z.core.$ZodIssue;
 
 function told(issue: Issue, param: string): TasklaneError {
   const input = (issue as { input?: unknown }).input;
-  const bad = (message: string, code: string) => refuse(400, message, param || null, code);
-  if (issue.code === 'custom') return bad(issue.message, (issue.params?.code as string | undefined) ?? 'invalid_value');
+  const bad = (message: string, code: string | null) => refuse(400, message, param || null, code);
+  if (issue.code === 'custom') return bad(issue.message, codeOf(issue));
   if (input === undefined) return bad(`Missing required parameter: '${param}'.`, 'missing_required_parameter');
   switch (issue.code) {
     case 'invalid_type':
@@ -45,11 +45,15 @@ function told(issue: Issue, param: string): TasklaneError {
   }
 }
 
+/** What a refinement of ours says in its params; null where OpenAI has no code for the fault. */
+const codeOf = ({ params }: z.core.$ZodIssueCustom): string | null =>
+  params?.code === undefined ? 'invalid_value' : params.code;
+
 function outOfBounds(
   issue: z.core.$ZodIssueTooBig | z.core.$ZodIssueTooSmall,
   input: unknown,
   param: string,
-  bad: (message: string, code: string) => TasklaneError,
+  bad: (message: string, code: string | null) => TasklaneError,
 ): TasklaneError {
   const big = issue.code === 'too_big';
   const bound = Number(big ? issue.maximum : issue.minimum);

@@ -5,16 +5,17 @@ create table tasklane.file (
   file_id text not null unique,                         -- file-…
   tenant_id int not null references tasklane.tenant,
   filename text not null constraint file_filename check (length(filename) between 1 and 255),
-  purpose text not null,
+  purpose text,                                         -- null while it comes and has not said so yet
   bytes bigint not null default 0,
   created_at timestamptz not null default now(),
   expires_at timestamptz,                               -- null: never
   ready boolean not null default false,                 -- all of it is there; before, nobody sees it
   touched_at timestamptz not null default now(),        -- the last that was written to one that is not ready
-  deleted_at timestamptz                                -- nobody sees it any more; its chunks stay for as long as a batch reads them
+  deleted_at timestamptz,                               -- nobody sees it any more; its chunks stay for as long as a batch reads them
+  constraint file_purpose check (purpose is not null or not ready)
 );
-create index file_tenant on tasklane.file (tenant_id, file_number) where ready and deleted_at is null;
-create index file_unready on tasklane.file (touched_at) where not ready;
+create index file_tenant on tasklane.file (tenant_id, file_number) include (bytes, expires_at) where ready and deleted_at is null;
+create index file_unready on tasklane.file (touched_at) where not ready and deleted_at is null;
 create index file_expiry on tasklane.file (expires_at) where deleted_at is null;
 create index file_deleted on tasklane.file (deleted_at) where deleted_at is not null;
 
@@ -38,11 +39,12 @@ create table tasklane.upload (
   bytes bigint not null,                                -- as announced
   file_expires_seconds int,                             -- of the file, once it is there
   status text not null default 'pending' constraint upload_status check (status in ('pending', 'completed', 'cancelled', 'expired')),
+  part_ids text[],                                      -- of which it was completed, in order
   file_number bigint,                                   -- the file that came of it
   created_at timestamptz not null default now(),
   expires_at timestamptz not null
 );
-create index upload_expiry on tasklane.upload (expires_at) where status = 'pending';
+create index upload_expiry on tasklane.upload (expires_at);
 create table tasklane.upload_part (
   part_id text primary key,                             -- part_…
   upload_number bigint not null references tasklane.upload,
@@ -51,6 +53,7 @@ create table tasklane.upload_part (
   created_at timestamptz not null default now()
 );
 create index upload_part_upload on tasklane.upload_part (upload_number);
+create index upload_part_file on tasklane.upload_part (file_number);
 
 create type tasklane.batch_status as enum ('validating', 'failed', 'in_progress', 'finalizing', 'completed', 'expired', 'cancelling', 'cancelled');
 
