@@ -13,6 +13,9 @@ export type EndedTask = {
   limited: boolean;
 };
 
+/** The lane of one that stopped running. */
+export type EndedLane = Pick<EndedTask, 'lane' | 'limited'>;
+
 export type Answer = {
   id: string;
   /** null: whichever attempt runs. */

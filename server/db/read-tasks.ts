@@ -63,6 +63,7 @@ export type TaskFilter = {
   queue: string | null;
   level: number | null;
   status: string | null;
+  batchId: string | null;
   after: string | null;
   limit: number;
   ascending: boolean;
@@ -72,8 +73,17 @@ export type TaskFilter = {
 export async function listTasks(db: Database, filter: TaskFilter): Promise<string[]> {
   const rows = await db.call<{ list_tasks: string }>(
     'list_tasks',
-    [filter.tenantId, filter.queue, filter.level, filter.status, filter.after, filter.limit, filter.ascending],
-    ['int', 'text', 'int', 'text', 'bigint', 'int', 'boolean'],
+    [
+      filter.tenantId,
+      filter.queue,
+      filter.level,
+      filter.status,
+      filter.after,
+      filter.limit,
+      filter.ascending,
+      filter.batchId,
+    ],
+    ['int', 'text', 'int', 'text', 'bigint', 'int', 'boolean', 'bigint'],
   );
   return rows.map((row) => row.list_tasks);
 }

@@ -49,7 +49,8 @@ function taskJson(
     response_mode: more.mode,
     instance_id: task.instance ?? undefined,
     batch_id: task.batch_id ?? undefined,
-    trace_id: task.trace_id ?? undefined,
+    // As in Bella's documents, a line is traced by its batch.
+    trace_id: task.trace_id ?? task.batch_id ?? undefined,
     custom_id: task.custom_id ?? undefined,
     priority: more.priority,
     run_at: more.run_at,

@@ -1,18 +1,16 @@
-import type { IncomingMessage } from 'node:http';
 import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { AddressRule } from '../callbacks/address.ts';
 import { findEvent } from '../db/events.ts';
 import type { Database } from '../db/open.ts';
 import { listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
-import { parseTaskId } from '../protocol/ids.ts';
+import { parseBatchId, parseTaskId } from '../protocol/ids.ts';
 import { elementTexts, memberTexts } from '../protocol/json.ts';
 import {
   completeBody,
   completesBody,
   deadQuery,
   heartbeatBody,
-  idempotencyKey,
   type ListQuery,
   listQuery,
   priorityBody,
@@ -27,6 +25,7 @@ import { newTask } from '../tasks/new-task.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { answerBlocking, answerStreaming } from './answers.ts';
 import { checkCallback } from './check-callback.ts';
+import { keyOf } from './idempotency-key.ts';
 import { type Route, route } from './route.ts';
 import { hangUp } from './sse.ts';
 import { statusJson, takenJson } from './task-json.ts';
@@ -45,8 +44,6 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
   };
 
   const list = async (query: ListQuery, principal: Principal) => {
-    // No task belongs to a batch that does not exist.
-    if (query.batch_id !== undefined) return { json: { data: [], has_more: false } };
     const after = query.after === undefined ? null : parseTaskId(query.after);
     if (after === undefined)
       throw badRequest('after: is not a task id', [{ path: 'after', message: 'is not a task id' }]);
@@ -55,6 +52,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       queue: query.queue ?? null,
       level: query.level ?? null,
       status: query.status ?? null,
+      batchId: query.batch_id === undefined ? null : (parseBatchId(query.batch_id) ?? '0'),
       after,
       limit: query.limit + 1,
       ascending: query.order === 'asc',
@@ -323,18 +321,6 @@ function answerOf(
     requestId: result.request_id ?? null,
     body: memberTexts(text).get('body') as string,
   };
-}
-
-/** The Idempotency-Key header. Throws 400 for one that can't be a key. */
-function keyOf(req: IncomingMessage): string | undefined {
-  const sent = req.headers['idempotency-key'];
-  if (sent === undefined) return undefined;
-  const parsed = idempotencyKey.safeParse(sent);
-  if (!parsed.success)
-    throw badRequest('Idempotency-Key: 1 to 255 characters', [
-      { path: 'Idempotency-Key', message: '1 to 255 characters' },
-    ]);
-  return parsed.data;
 }
 
 /** Bella's process_max_retries: 0 none, -1 no limit. */

@@ -26,12 +26,15 @@ export function createEnd(options: {
   watchers: Watchers;
   /** There are callbacks to deliver. */
   onCallbacks(): void;
+  /** Lines of batches ended. */
+  onLines(): void;
 }) {
-  const { db, bus, lanes, watchers, onCallbacks } = options;
+  const { db, bus, lanes, watchers, onCallbacks, onLines } = options;
 
   /** Tells everyone who waits for these tasks, here and on other servers. */
   const announce = (ended: readonly EndedTask[], how: (index: number) => Answered) => {
     let callbacks = false;
+    let lines = false;
     for (const [index, task] of ended.entries()) {
       watchers.ended(task.id, how(index));
       // A stream's readers can be on any server, a blocking client is on its own.
@@ -39,8 +42,10 @@ export function createEnd(options: {
         bus.ended(task.id);
       lanes.freed(task.lane, task.limited);
       callbacks ||= task.has_callback;
+      lines ||= task.mode === 'batch';
     }
     if (callbacks) onCallbacks();
+    if (lines) onLines();
   };
   const announceUnanswered = (ended: readonly EndedTask[], outcome: keyof typeof UNANSWERED) =>
     announce(ended, () => ({ outcome, status_code: UNANSWERED[outcome], body: null }));
@@ -116,6 +121,7 @@ export type End = ReturnType<typeof createEnd>;
 /** Why a call that names a task was refused: the task is unknown, or in a state that forbids it. */
 export function refusal(state: string, verb: string, attempt: number | null) {
   if (state === 'unknown') return notFound('unknown task');
+  if (state === 'line') return conflict(`the task is a line of a batch and can not be ${verb} by itself`);
   if (state === 'running' && attempt !== null)
     return conflict(`the task is running under another attempt than ${attempt}`);
   return conflict(`the task is ${state} and can not be ${verb}`);

@@ -42,7 +42,7 @@ export function newTask(
 }
 
 /** The same for bodies that differ in white space, in the order of their fields, and in where they carry their key. Values count to the letter. */
-function hashOf(body: string): string {
+export function hashOf(body: string): string {
   const members = [...memberTexts(body)]
     .filter(([name]) => name !== 'idempotency_key')
     .sort(([a], [b]) => (a < b ? -1 : 1));

@@ -30,7 +30,7 @@ export type TakeRequest = {
   waitSeconds: number;
 };
 
-export function createTake(db: Database, lanes: Lanes, heads: Heads, pollers: Pollers, feed: Feed, log: Logger) {
+export function createTake(db: Database, lanes: Lanes, heads: Heads, pollers: Pollers, feed: Feed, log: Logger, onTopUp: (laneIds: readonly number[]) => void) {
   type Submit = (request: TakeRequest) => Promise<TakenTask[]>;
   /** Waiting takes that found work only when they looked by themselves: a wake-up was lost. */
   let lateTakes = 0;
@@ -68,14 +68,17 @@ export function createTake(db: Database, lanes: Lanes, heads: Heads, pollers: Po
     const first = new Map<string, Head>();
     const dealt: TakenTask[][] = requests.map(() => []);
     const tooMuch: Row[] = [];
+    const topUps = new Set<number>();
     for (const task of tasks) {
       const lane = names[task.turn - 1] as string;
       if (!first.has(lane)) first.set(lane, task);
+      if (task.tops_up !== null) topUps.add(task.tops_up);
       if (isWhole(task)) dealt[task.request - 1]?.push(task);
       else tooMuch.push(task);
     }
     // With a minimum age a take passes over the young ones, so its first task says nothing of where the lane begins.
     if (minAgeSeconds === 0) start.seen(first);
+    if (topUps.size > 0) onTopUp([...topUps]);
     if (tooMuch.length > 0) await giveBack(tooMuch);
     return dealt;
   };

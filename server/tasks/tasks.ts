@@ -29,9 +29,14 @@ export async function startTasks(options: {
   /** How long events are kept. */
   eventRetentionSeconds: number;
   onCallbacks(): void;
+  /** Lines of batches ended. */
+  onLines(): void;
+  /** The windows of these lanes' batches are to be topped up. */
+  onTopUp(laneIds: readonly number[]): void;
   onKeysChanged(): void;
 }) {
-  const { db, url, instance, log, keySeconds, eventRetentionSeconds, onCallbacks, onKeysChanged } = options;
+  const { db, url, instance, log, keySeconds, eventRetentionSeconds, onCallbacks, onLines, onTopUp, onKeysChanged } =
+    options;
   const heads = createHeads();
   const pollers = createPollers();
   const watchers = createWatchers(db, log);
@@ -63,16 +68,17 @@ export async function startTasks(options: {
     },
   });
   const lanes = createLanes(bus, heads, pollers, feed);
-  const end = createEnd({ db, bus, lanes, watchers, onCallbacks });
+  const end = createEnd({ db, bus, lanes, watchers, onCallbacks, onLines });
   const sweep = startSweep(db, lanes, end, log);
   const readers = createReaders(end, bus);
 
   return {
     ...createPut(db, bus, lanes, keySeconds),
-    ...createTake(db, lanes, heads, pollers, feed, log),
+    ...createTake(db, lanes, heads, pollers, feed, log, onTopUp),
     ...createLease(db, lanes, end, workers),
     ...createMove(db, lanes),
     ...createFollow(db, watchers),
+    lanes,
     end,
     applyEvents: createProgress(db, bus, watchers, feed, end),
     readers,

@@ -1,11 +1,11 @@
 create or replace function tasklane.list_tasks(
   p_tenant_id int default null, p_queue text default null, p_level int default null, p_status text default null,
-  p_after bigint default null, p_limit int default 20, p_ascending boolean default false
+  p_after bigint default null, p_limit int default 20, p_ascending boolean default false, p_batch_id bigint default null
 ) returns setof bigint
 language plpgsql stable set search_path = tasklane set enable_seqscan = off as $$
 -- Ids of tasks, newest first (or oldest), after an id, filtered by tenant, queue, level and status.
 -- Running and deferred tasks are sought among themselves; waiting ones at the ends of each lane's ranks, however many wait;
--- ended ones by walking back through time.
+-- ended ones by walking back through time; those of a batch among its lines.
 -- Raises   TL404 for an unknown queue.
 #variable_conflict use_column
 declare
@@ -23,6 +23,18 @@ declare
     else case when p_status is null then 'task s' else 'result s' end end;
 begin
   perform queue_of(p_queue) where p_queue is not null;
+  if p_batch_id is not null then
+    return query execute format(
+      'select n.id from (select distinct r.value::int as lane_id from batch b cross join lateral jsonb_each_text(b.routes) r where b.batch_id = $6) l
+       cross join lateral (
+         select t.id from task t where t.batch_id = $6 and t.lane_id = l.lane_id and ($1 is null or t.tenant_id = $1)
+           and ($2 is null or t.lane_id = any($2)) and ($3 is null or t.id %1$s $3) and ($5 is null or task_state(t.id) = $5)
+         order by t.batch_id %2$s, t.lane_id %2$s, t.id %2$s limit $4) n
+       order by n.id %2$s limit $4',
+      case when p_ascending then '>' else '<' end, case when p_ascending then 'asc' else 'desc' end)
+    using p_tenant_id, v_lanes, p_after, p_limit, p_status, p_batch_id;
+    return;
+  end if;
   return query execute format(
     'select t.id from ' || v_from || ' join task t on t.id = s.id
      where ($1 is null or t.tenant_id = $1) and ($2 is null or t.lane_id = any($2)) and ($3 is null or s.id %1$s $3) and %3$s

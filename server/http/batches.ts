@@ -1,0 +1,329 @@
+import { hash } from 'node:crypto';
+import { ownerOf, type Principal } from '../auth/auth.ts';
+import type { Batches } from '../batches/batches.ts';
+import {
+  type Batch,
+  cancelBatch,
+  copyFailedLines,
+  createBatch,
+  explainBatch,
+  findBatch,
+  listBatches,
+  type NewBatch,
+  pauseBatch,
+  readResults,
+} from '../db/batches.ts';
+import { beginFile, findFile, finishFile } from '../db/files.ts';
+import type { Database } from '../db/open.ts';
+import { batchBody, batchesQuery, dryRunBody, resultsQuery } from '../protocol/batches.ts';
+import { TasklaneError } from '../protocol/errors.ts';
+import { parseBatchId } from '../protocol/ids.ts';
+import { page, refuse } from '../protocol/openai.ts';
+import { hashOf } from '../tasks/new-task.ts';
+import { keyOf } from './idempotency-key.ts';
+import { type Route, route } from './route.ts';
+import { hangUp, openSse } from './sse.ts';
+
+const COPY_LINES = 1000;
+const TAIL_LINES = 500;
+/** A tail looks by itself as well, for what other servers have seen to end. */
+const TAIL_LOOK_MS = 1000;
+const ENDED = ['completed', 'failed', 'expired', 'cancelled'];
+
+export function batchRoutes(deps: { db: Database; batches: Batches; keySeconds: number; onBatches(ids: string[]): void }): Route[] {
+  const { db, batches, keySeconds, onBatches } = deps;
+
+  /** The batch, if the caller may see it. Throws 400 and 404. */
+  const find = async (printed: string | undefined, principal: Principal): Promise<Batch> => {
+    const batch = await findBatch(db, idOf(printed), ownerOf(principal));
+    if (!batch) throw unknownBatch(printed);
+    return batch;
+  };
+
+  const create = async (batch: NewBatch): Promise<Batch> => {
+    const made = await createBatch(db, batch).catch((error) => {
+      if (error instanceof TasklaneError && (error.status === 404 || error.status === 400)) {
+        const param = /queue/.test(error.message) ? 'X-BELLA-QUEUE-NAME' : 'input_file_id';
+        throw refuse(error.status, error.message, param, null);
+      }
+      throw error;
+    });
+    if (!made.repeated) onBatches([made.batch_id]);
+    return (await findBatch(db, made.batch_id, null)) as Batch;
+  };
+
+  /** Calls `change`, which may throw 404 and 409, and answers with the batch as it is then. */
+  const after = async (printed: string | undefined, principal: Principal, change: (id: string) => Promise<void>) => {
+    const id = idOf(printed);
+    await change(id).catch((error) => {
+      throw error instanceof TasklaneError && error.status === 404 ? unknownBatch(printed) : error;
+    });
+    onBatches([id]);
+    return { json: batchJson(await find(printed, principal)) };
+  };
+
+  return [
+    route({
+      api: 'openai',
+      method: 'post',
+      path: '/v1/batches',
+      summary: 'Run the lines of a file; X-BELLA-QUEUE-NAME names a queue for all of them',
+      roles: ['client'],
+      body: batchBody,
+      async handle({ body, text, principal, req }) {
+        const queue = queueOf(req.headers['x-bella-queue-name']);
+        const key = keyOf(req);
+        const batch = await create({
+          tenantId: principal.tenantId,
+          keyId: principal.keyId,
+          inputFileId: body.input_file_id,
+          endpoint: body.endpoint,
+          completionWindow: body.completion_window.text,
+          windowSeconds: body.completion_window.seconds,
+          queue,
+          metadata: body.metadata ? JSON.stringify(body.metadata) : null,
+          outputExpiresSeconds: body.output_expires_after?.seconds ?? null,
+          retryOf: null,
+          key:
+            key === undefined
+              ? null
+              : { text: key, bodyHash: hash('sha256', `${hashOf(text)} ${queue ?? ''}`, 'hex'), seconds: keySeconds },
+        });
+        return { json: batchJson(batch) };
+      },
+    }),
+    route({
+      api: 'openai',
+      method: 'get',
+      path: '/v1/batches',
+      summary: 'Batches, newest first',
+      roles: ['client'],
+      query: batchesQuery,
+      async handle({ query, principal }) {
+        const before = query.after === undefined ? null : idOf(query.after);
+        const rows = await listBatches(db, ownerOf(principal), before, query.limit + 1);
+        return { json: page(rows.map(batchJson), query.limit) };
+      },
+    }),
+    route({
+      api: 'openai',
+      method: 'post',
+      path: '/v1/batches/validate',
+      summary: 'Look at the lines of a file as a batch would, without running them',
+      roles: ['client'],
+      body: dryRunBody,
+      async handle({ body, principal, req }) {
+        const file = await findFile(db, body.input_file_id, ownerOf(principal));
+        if (!file) throw refuse(404, `No such File object: ${body.input_file_id}`, 'input_file_id');
+        const hasQueue = queueOf(req.headers['x-bella-queue-name']) !== null;
+        const checked = await batches.check({ file: file.file_number, endpoint: body.endpoint, hasQueue });
+        return {
+          json: {
+            valid: checked.errors.length === 0,
+            total: checked.total,
+            models: Object.fromEntries([...checked.models].filter(([model]) => model !== '')),
+            estimated_input_tokens: checked.estimatedInputTokens,
+            errors: checked.errors,
+          },
+        };
+      },
+    }),
+    route({
+      api: 'openai',
+      method: 'get',
+      path: '/v1/batches/:id',
+      summary: 'A batch',
+      roles: ['client'],
+      handle: async ({ params, principal }) => ({ json: batchJson(await find(params.id, principal)) }),
+    }),
+    route({
+      api: 'openai',
+      method: 'post',
+      path: '/v1/batches/:id/cancel',
+      summary: 'Withdraw what of a batch has not been answered',
+      roles: ['client'],
+      handle: ({ params, principal }) =>
+        after(params.id, principal, (id) => cancelBatch(db, id, ownerOf(principal))),
+    }),
+    route({
+      api: 'openai',
+      method: 'post',
+      path: '/v1/batches/:id/pause',
+      summary: 'Hand out no more lines of a batch until it is resumed',
+      roles: ['client'],
+      handle: ({ params, principal }) =>
+        after(params.id, principal, (id) => pauseBatch(db, id, true, ownerOf(principal))),
+    }),
+    route({
+      api: 'openai',
+      method: 'post',
+      path: '/v1/batches/:id/resume',
+      summary: 'Let a paused batch go on',
+      roles: ['client'],
+      async handle({ params, principal }) {
+        const reply = await after(params.id, principal, (id) => pauseBatch(db, id, false, ownerOf(principal)));
+        await batches.topUp(null);
+        return reply;
+      },
+    }),
+    route({
+      api: 'openai',
+      method: 'post',
+      path: '/v1/batches/:id/retry_failed',
+      summary: 'Run the lines of an ended batch that got no good answer again, as a batch of their own',
+      roles: ['client'],
+      async handle({ params, principal }) {
+        const batch = await find(params.id, principal);
+        if (!ENDED.includes(batch.status)) {
+          throw refuse(409, `Cannot retry the failed requests of a batch with status '${batch.status}'.`);
+        }
+        const file = await beginFile(db, batch.tenant_id, `${batch.id}_retry.jsonl`);
+        for (let last: string | null = '0'; last !== null; ) {
+          last = await copyFailedLines(db, batch.batch_id, file, last, COPY_LINES);
+        }
+        const { bytes, file_id: inputFileId } = await finishFile(db, file, 'batch', null, null);
+        if (bytes === 0) {
+          throw refuse(409, 'This batch has no failed requests to run again, or they are not kept any more.');
+        }
+        const made = await create({
+          tenantId: batch.tenant_id,
+          keyId: principal.keyId,
+          inputFileId,
+          endpoint: batch.endpoint,
+          completionWindow: batch.completion_window,
+          windowSeconds: batch.window_seconds,
+          queue: batch.queue,
+          metadata: JSON.stringify({ ...JSON.parse(batch.metadata ?? '{}'), retry_of: batch.id }),
+          outputExpiresSeconds: batch.output_expires_seconds,
+          retryOf: batch.batch_id,
+          key: null,
+        });
+        return { json: batchJson(made) };
+      },
+    }),
+    route({
+      api: 'openai',
+      method: 'get',
+      path: '/v1/batches/:id/explain',
+      summary: 'Why a batch is where it is, and when it may be through',
+      roles: ['client'],
+      async handle({ params, principal }) {
+        const { batch_id: id } = await find(params.id, principal);
+        const { ahead, ...explained } = await explainBatch(db, id);
+        return { json: { ...explained, position: ahead } };
+      },
+    }),
+    route({
+      api: 'openai',
+      method: 'get',
+      path: '/v1/batches/:id/results',
+      summary: 'The lines that have ended, in the order of their ends; with Accept: text/event-stream as they end',
+      roles: ['client'],
+      query: resultsQuery,
+      async handle({ params, query, principal, req, res }) {
+        const { batch_id: id } = await find(params.id, principal);
+        if (!/\btext\/event-stream\b/.test(req.headers.accept ?? '')) {
+          await batches.fold();
+          const rows = await readResults(db, id, query.after, query.limit + 1);
+          const lines = rows.slice(0, query.limit);
+          const next = lines.at(-1)?.place ?? query.after;
+          return {
+            text: `{"data":[${lines.map((row) => row.line).join(',')}],"has_more":${rows.length > lines.length},"next":${next}}`,
+          };
+        }
+        const last = req.headers['last-event-id'];
+        let place = typeof last === 'string' && /^\d{1,9}$/.test(last) ? Number(last) : query.after;
+        const signal = hangUp(res);
+        const sse = openSse(res, {});
+        let wake: () => void = () => undefined;
+        const untail = batches.tail(id, () => wake());
+        try {
+          while (!signal.aborted) {
+            const woken = new Promise<void>((resolve) => {
+              wake = resolve;
+            });
+            const batch = (await findBatch(db, id, null)) as Batch;
+            await batches.fold();
+            let read = TAIL_LINES;
+            while (read === TAIL_LINES && !signal.aborted) {
+              const rows = await readResults(db, id, place, TAIL_LINES);
+              for (const row of rows) {
+                await sse.send({ id: String(row.place), name: 'line', data: row.line });
+                place = row.place;
+              }
+              read = rows.length;
+            }
+            if (ENDED.includes(batch.status)) {
+              await sse.send({ name: 'end', data: JSON.stringify(batchJson(batch)) });
+              break;
+            }
+            await Promise.race([
+              woken,
+              new Promise((resolve) => setTimeout(resolve, TAIL_LOOK_MS)),
+              new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true })),
+            ]);
+          }
+        } finally {
+          untail();
+          sse.end();
+        }
+        return undefined;
+      },
+    }),
+  ];
+}
+
+/** Throws 400 for what does not look like a batch's id, 404 for one that is none. */
+function idOf(printed: string | undefined): string {
+  const id = parseBatchId(printed ?? '');
+  if (id !== undefined) return id;
+  if (/^batch/i.test(printed ?? '')) throw unknownBatch(printed);
+  throw refuse(
+    400,
+    `Invalid 'batch_id': '${printed}'. Expected an ID that begins with 'BATCH'.`,
+    'batch_id',
+    'invalid_value',
+  );
+}
+
+const unknownBatch = (printed: string | undefined) => refuse(404, `No batch found with id '${printed}'.`);
+
+function queueOf(sent: string | string[] | undefined): string | null {
+  return typeof sent === 'string' && sent !== '' ? sent : null;
+}
+
+const seconds = (at: number | null) => (at === null ? null : Math.floor(at / 1000));
+
+function batchJson(batch: Batch) {
+  const [input, cached, output, reasoning, total] = JSON.parse(batch.usage) as number[];
+  return {
+    id: batch.id,
+    object: 'batch',
+    endpoint: batch.endpoint,
+    model: batch.model,
+    errors: batch.errors === null ? null : JSON.parse(batch.errors),
+    input_file_id: batch.input_file_id,
+    completion_window: batch.completion_window,
+    status: batch.status,
+    output_file_id: batch.output_file_id,
+    error_file_id: batch.error_file_id,
+    created_at: seconds(batch.created_at),
+    in_progress_at: seconds(batch.in_progress_at),
+    expires_at: seconds(batch.expires_at),
+    finalizing_at: seconds(batch.finalizing_at),
+    completed_at: seconds(batch.completed_at),
+    failed_at: seconds(batch.failed_at),
+    expired_at: seconds(batch.expired_at),
+    cancelling_at: seconds(batch.cancelling_at),
+    cancelled_at: seconds(batch.cancelled_at),
+    request_counts: { total: batch.total, completed: batch.completed, failed: batch.failed },
+    usage: {
+      input_tokens: input,
+      input_tokens_details: { cached_tokens: cached },
+      output_tokens: output,
+      output_tokens_details: { reasoning_tokens: reasoning },
+      total_tokens: total,
+    },
+    metadata: batch.metadata === null ? null : JSON.parse(batch.metadata),
+  };
+}
