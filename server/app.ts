@@ -5,10 +5,12 @@ import type { AddressRule } from './callbacks/address.ts';
 import type { Database } from './db/open.ts';
 import { ping } from './db/ping.ts';
 import { readLaneStats } from './db/queues.ts';
+import type { FileLimits } from './files/files.ts';
 import { callbackRoutes } from './http/callbacks.ts';
 import { channelRoutes } from './http/channels.ts';
 import { eventRoutes } from './http/events.ts';
 import { feedRoutes } from './http/feed.ts';
+import { fileRoutes } from './http/files.ts';
 import { keyRoutes } from './http/keys.ts';
 import { mountPublic } from './http/public.ts';
 import { queueRoutes } from './http/queues.ts';
@@ -16,6 +18,7 @@ import { answerAsOpenAi, mount, sendError } from './http/route.ts';
 import { scheduleRoutes } from './http/schedules.ts';
 import { taskRoutes } from './http/tasks.ts';
 import { tenantRoutes } from './http/tenants.ts';
+import { uploadRoutes } from './http/uploads.ts';
 import { workerRoutes } from './http/workers.ts';
 import { createMetrics } from './observe/metrics.ts';
 import { badRequest, notFound } from './protocol/errors.ts';
@@ -33,6 +36,7 @@ export type AppDeps = {
   /** ip:port */
   instance: string;
   maxBodyBytes: number;
+  fileLimits: FileLimits;
   onCallbacks(): void;
   /** Aborts when the server is asked to stop: takes that wait answer at once. */
   stopping: AbortSignal;
@@ -62,6 +66,8 @@ export function createApp(deps: AppDeps): Express {
     ...workerRoutes(deps),
     ...tenantRoutes(deps),
     ...feedRoutes(deps),
+    ...fileRoutes(deps),
+    ...uploadRoutes(deps),
   ];
   mount(app, routes, deps);
   mountPublic(app, {

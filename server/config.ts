@@ -3,6 +3,8 @@ import { z } from 'zod';
 const number = (least: number, most: number, usual: number) =>
   z.coerce.number().pipe(z.int().min(least).max(most)).default(usual);
 
+const MIB = 1024 * 1024;
+
 const environment = z.object({
   /** TCP port; 0 takes a free one. */
   PORT: number(0, 65_535, 8080),
@@ -41,6 +43,14 @@ const environment = z.object({
   TASKLANE_IDEMPOTENCY_SECONDS: number(1, 31_536_000, 86_400),
   /** How long events of the feed are kept. */
   TASKLANE_EVENT_RETENTION_SECONDS: number(60, 31_536_000, 86_400),
+  /** Largest file with purpose `batch`. */
+  TASKLANE_BATCH_MAX_BYTES: number(1024, 8192 * MIB, 100 * MIB),
+  /** Most lines of a batch's input that are not blank. */
+  TASKLANE_BATCH_MAX_LINES: number(1, 100_000_000, 50_000),
+  /** Largest file with any other purpose, unless it comes in parts. */
+  TASKLANE_FILE_MAX_BYTES: number(1024, 8192 * MIB, 512 * MIB),
+  /** How many bytes a tenant may have in files; no limit by default. */
+  TASKLANE_FILE_QUOTA_BYTES: z.coerce.number().pipe(z.int().min(0)).optional(),
 });
 
 export type Config = Readonly<z.infer<typeof environment>>;

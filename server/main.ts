@@ -119,7 +119,14 @@ async function start(
   stops.push(schedules.stop);
 
   const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
-  const app = createApp({ db, tasks, schedules, auth, rule, log, instance, maxBodyBytes, onCallbacks, stopping });
+  const fileLimits = {
+    batchBytes: config.TASKLANE_BATCH_MAX_BYTES,
+    fileBytes: config.TASKLANE_FILE_MAX_BYTES,
+    quotaBytes: config.TASKLANE_FILE_QUOTA_BYTES ?? null,
+    lineBytes: maxBodyBytes,
+  };
+  const deps = { db, tasks, schedules, auth, rule, log, instance, maxBodyBytes, fileLimits, onCallbacks, stopping };
+  const app = createApp(deps);
   const bus = attachEventBus(http.server, { auth, tasks, log, maxBodyBytes });
   http.serve(app);
   stops.push(async () => {

@@ -13,7 +13,8 @@ export function toTasklaneError(error: unknown): Error {
     const { code, column } = cause as { code?: unknown; column?: string };
     if (typeof code === 'string') {
       const own = OWN.exec(code);
-      if (own) return new TasklaneError(Number(own[1]), cause.message, { openai: { param: column ?? null, code: null } });
+      if (own)
+        return new TasklaneError(Number(own[1]), cause.message, { openai: { param: column ?? null, code: null } });
       if (PASSING.test(code)) return unavailable(error);
       if (BAD_DATA.test(code)) return badRequest(cause.message);
     }

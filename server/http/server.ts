@@ -3,6 +3,8 @@ import type { AddressInfo, Socket } from 'node:net';
 
 /** SIGTERM gives clients that wait this long; systemd and Kubernetes kill after 30 s. */
 const DRAIN_MS = 25_000;
+/** A request may take this long to come in: a large file over a slow line does. Who sends one has shown a key, or was answered before. */
+const REQUEST_MS = 3_600_000;
 const IDLE_LOOK_MS = 50;
 
 export type HttpServer = {
@@ -24,6 +26,7 @@ export async function openHttpServer(host: string, port: number): Promise<HttpSe
     {
       keepAliveTimeout: 72_000,
       headersTimeout: 80_000,
+      requestTimeout: REQUEST_MS,
       noDelay: true,
       // Java's HttpClient offers h2c with every request: what asks for another protocol is an ordinary request.
       shouldUpgradeCallback: (req) => req.headers.upgrade?.toLowerCase() === 'websocket',

@@ -6,6 +6,7 @@ import type { EndedTask } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
 import { repeat } from '../db/repeat.ts';
 import { dropOldPartitions, foldTallies, forgetWorkers, makePartitions } from '../db/upkeep.ts';
+import { tidyAllFiles } from '../files/tidy-files.ts';
 import { expireOverdue } from '../tasks/expire-overdue.ts';
 import { tidyEvents } from '../tasks/tidy-events.ts';
 import { startRetention } from './retention.ts';
@@ -16,6 +17,7 @@ const CRONTAB = `
 * * * * * expire
 * * * * * deliver_callbacks
 * * * * * tidy_events
+* * * * * tidy_files
 0 * * * * make_partitions
 0 * * * * drop_old_partitions
 0 * * * * forget_workers
@@ -50,6 +52,7 @@ export async function startJobs(deps: {
     forget_workers: () => forgetWorkers(db),
     deliver_callbacks: delivery.look,
     tidy_events: () => tidyEvents(db, eventRetentionSeconds),
+    tidy_files: () => tidyAllFiles(db),
   };
 
   let asking = false;
