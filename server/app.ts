@@ -1,11 +1,13 @@
 import express, { type Express, type NextFunction, type Request, type Response } from 'express';
 import type { Logger } from 'pino';
 import type { Auth } from './auth/auth.ts';
+import type { Batches } from './batches/batches.ts';
 import type { AddressRule } from './callbacks/address.ts';
 import type { Database } from './db/open.ts';
 import { ping } from './db/ping.ts';
 import { readLaneStats } from './db/queues.ts';
 import type { FileLimits } from './files/files.ts';
+import { batchRoutes } from './http/batches.ts';
 import { callbackRoutes } from './http/callbacks.ts';
 import { channelRoutes } from './http/channels.ts';
 import { eventRoutes } from './http/events.ts';
@@ -37,6 +39,11 @@ export type AppDeps = {
   instance: string;
   maxBodyBytes: number;
   fileLimits: FileLimits;
+  batches: Batches;
+  /** How long an idempotency key is remembered. */
+  keySeconds: number;
+  /** There is work to do for these batches. */
+  onBatches(ids: readonly string[]): void;
   onCallbacks(): void;
   /** Aborts when the server is asked to stop: takes that wait answer at once. */
   stopping: AbortSignal;
@@ -68,6 +75,7 @@ export function createApp(deps: AppDeps): Express {
     ...feedRoutes(deps),
     ...fileRoutes(deps),
     ...uploadRoutes(deps),
+    ...batchRoutes(deps),
   ];
   mount(app, routes, deps);
   mountPublic(app, {

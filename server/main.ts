@@ -3,6 +3,7 @@ import { setFlagsFromString } from 'node:v8';
 import { createApp } from './app.ts';
 import { adminKeyIn } from './auth/admin-key.ts';
 import { createAuth } from './auth/auth.ts';
+import { type Batches, startBatches } from './batches/batches.ts';
 import { createAddressRule } from './callbacks/address.ts';
 import { type Config, loadConfig } from './config.ts';
 import { startEmbeddedPostgres } from './db/embedded.ts';
@@ -90,6 +91,8 @@ async function start(
 
   const auth = await createAuth(db, adminKey);
   let onCallbacks: () => void = () => undefined;
+  let onBatches: (ids: readonly string[]) => void = () => undefined;
+  let batches: Batches | undefined;
   const tasks = await startTasks({
     db,
     url,
@@ -98,9 +101,26 @@ async function start(
     keySeconds: config.TASKLANE_IDEMPOTENCY_SECONDS,
     eventRetentionSeconds: config.TASKLANE_EVENT_RETENTION_SECONDS,
     onCallbacks: () => onCallbacks(),
+    onLines: () => batches?.onEnded(),
+    onTopUp: (laneIds) => batches?.onTaken(laneIds),
     onKeysChanged: auth.forget,
   });
   stops.push(tasks.stop);
+  const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
+  const working = startBatches({
+    db,
+    log,
+    maxLines: config.TASKLANE_BATCH_MAX_LINES,
+    maxLineBytes: maxBodyBytes,
+    waiting: tasks.lanes.waiting,
+    freed: (lanes) =>
+      lanes.forEach(({ lane, limited }) => {
+        tasks.lanes.freed(lane, limited);
+      }),
+    onWork: (ids) => onBatches(ids),
+  });
+  batches = working;
+  stops.push(working.stop);
   const rule = createAddressRule({
     allow: config.TASKLANE_CALLBACK_ALLOW,
     allowLoopback: config.DATABASE_URL === undefined,
@@ -112,20 +132,37 @@ async function start(
     eventRetentionSeconds: config.TASKLANE_EVENT_RETENTION_SECONDS,
     log,
     onExpired: (ended) => tasks.end.announceUnanswered(ended, 'expired'),
+    workOnBatch: working.work,
   });
   stops.push(jobs.stop);
   onCallbacks = jobs.onCallbacks;
+  onBatches = jobs.onBatches;
   const schedules = startSchedules({ db, log, announcePut: tasks.announcePut });
   stops.push(schedules.stop);
 
-  const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
   const fileLimits = {
     batchBytes: config.TASKLANE_BATCH_MAX_BYTES,
     fileBytes: config.TASKLANE_FILE_MAX_BYTES,
     quotaBytes: config.TASKLANE_FILE_QUOTA_BYTES ?? null,
     lineBytes: maxBodyBytes,
   };
-  const deps = { db, tasks, schedules, auth, rule, log, instance, maxBodyBytes, fileLimits, onCallbacks, stopping };
+  const keySeconds = config.TASKLANE_IDEMPOTENCY_SECONDS;
+  const deps = {
+    db,
+    tasks,
+    batches: working,
+    keySeconds,
+    onBatches,
+    schedules,
+    auth,
+    rule,
+    log,
+    instance,
+    maxBodyBytes,
+    fileLimits,
+    onCallbacks,
+    stopping,
+  };
   const app = createApp(deps);
   const bus = attachEventBus(http.server, { auth, tasks, log, maxBodyBytes });
   http.serve(app);

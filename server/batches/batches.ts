@@ -26,7 +26,7 @@ export function startBatches(deps: {
   /** There is work to do for these batches. */
   onWork(ids: readonly string[]): void;
 }) {
-  const { db, log, waiting, freed, onWork } = deps;
+  const { db, log, waiting, onWork } = deps;
   const stopping = new AbortController();
   const { signal } = stopping;
   const tails = new Set<{ id: string; wake(): void }>();

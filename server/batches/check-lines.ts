@@ -45,7 +45,7 @@ export async function checkLines(
   let characters = 0;
 
   for await (const group of groups) {
-    const parsed = group.map((line) => ({ line, value: valueOf(line) }));
+    const parsed = group.map((line) => ({ line, value: parsedOf(line) }));
     const unknown = rules.hasQueue
       ? []
       : [...new Set(parsed.map(({ value }) => modelOf(value)).filter((model) => model !== '' && !routes.has(model)))];
@@ -144,7 +144,11 @@ function checkLine(
     add('invalid_request', 'Messages parameter is required.', 'body.messages');
   }
   if (body.stream === true) {
-    add('streaming_unsupported', `${NAMES[endpoint] ?? endpoint}: Streaming is not supported in the Batch API.`, 'body.stream');
+    add(
+      'streaming_unsupported',
+      `${NAMES[endpoint] ?? endpoint}: Streaming is not supported in the Batch API.`,
+      'body.stream',
+    );
   }
 }
 
@@ -154,7 +158,7 @@ const NAMES: Record<string, string> = {
   '/v1/responses': 'Responses',
 };
 
-function valueOf({ text }: InputLine): Json | undefined {
+function parsedOf({ text }: InputLine): Json | undefined {
   if (text === undefined) return undefined;
   try {
     const value = parseJson(text);
@@ -165,7 +169,8 @@ function valueOf({ text }: InputLine): Json | undefined {
   }
 }
 
-const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value);
+const isObject = (value: unknown): value is Json =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
 const bodyOf = (value: Json): Json | undefined => (isObject(value.body) ? value.body : undefined);
 
 /** '' where there is none that could have a route. */

@@ -37,19 +37,9 @@ export type Batch = {
   queue: string | null;
   output_expires_seconds: number | null;
   window_seconds: number;
-} & Record<
-  | 'created_at'
-  | 'expires_at',
-  number
-> &
+} & Record<'created_at' | 'expires_at', number> &
   Record<
-    | 'in_progress_at'
-    | 'finalizing_at'
-    | 'completed_at'
-    | 'failed_at'
-    | 'expired_at'
-    | 'cancelling_at'
-    | 'cancelled_at',
+    'in_progress_at' | 'finalizing_at' | 'completed_at' | 'failed_at' | 'expired_at' | 'cancelling_at' | 'cancelled_at',
     number | null
   >;
 
@@ -181,7 +171,15 @@ export async function expandBatch(
 ): Promise<number[] | null> {
   const [row] = await db.call<{ expand_batch: number[] | null }>(
     'expand_batch',
-    [id, from, to, lines.map((line) => line.model), lines.map((line) => line.customId), lines.map((line) => line.data), last],
+    [
+      id,
+      from,
+      to,
+      lines.map((line) => line.model),
+      lines.map((line) => line.customId),
+      lines.map((line) => line.data),
+      last,
+    ],
     ['bigint', 'bigint', 'bigint', 'text[]', 'text[]', 'text[]', 'boolean'],
   );
   return row?.expand_batch ?? null;

@@ -30,7 +30,12 @@ const TAIL_LINES = 500;
 const TAIL_LOOK_MS = 1000;
 const ENDED = ['completed', 'failed', 'expired', 'cancelled'];
 
-export function batchRoutes(deps: { db: Database; batches: Batches; keySeconds: number; onBatches(ids: string[]): void }): Route[] {
+export function batchRoutes(deps: {
+  db: Database;
+  batches: Batches;
+  keySeconds: number;
+  onBatches(ids: string[]): void;
+}): Route[] {
   const { db, batches, keySeconds, onBatches } = deps;
 
   /** The batch, if the caller may see it. Throws 400 and 404. */
@@ -142,8 +147,7 @@ export function batchRoutes(deps: { db: Database; batches: Batches; keySeconds: 
       path: '/v1/batches/:id/cancel',
       summary: 'Withdraw what of a batch has not been answered',
       roles: ['client'],
-      handle: ({ params, principal }) =>
-        after(params.id, principal, (id) => cancelBatch(db, id, ownerOf(principal))),
+      handle: ({ params, principal }) => after(params.id, principal, (id) => cancelBatch(db, id, ownerOf(principal))),
     }),
     route({
       api: 'openai',

@@ -13,6 +13,8 @@ import { startRetention } from './retention.ts';
 import { keepRunning } from './runner.ts';
 
 const FOLD_MS = 5000;
+/** Lower goes first: work on a batch takes seconds, and nothing else must wait for it. */
+const BATCH_PRIORITY = 10;
 const CRONTAB = `
 * * * * * expire
 * * * * * deliver_callbacks
@@ -31,8 +33,10 @@ export async function startJobs(deps: {
   eventRetentionSeconds: number;
   log: Logger;
   onExpired(ended: readonly EndedTask[]): void;
+  /** Does the work that there is for a batch. */
+  workOnBatch(id: string): Promise<void>;
 }) {
-  const { db, url, rule, eventRetentionSeconds, log, onExpired } = deps;
+  const { db, url, rule, eventRetentionSeconds, log, onExpired, workOnBatch } = deps;
 
   const delivery = createDelivery({
     db,
@@ -53,6 +57,7 @@ export async function startJobs(deps: {
     deliver_callbacks: delivery.look,
     tidy_events: () => tidyEvents(db, eventRetentionSeconds),
     tidy_files: () => tidyAllFiles(db),
+    work_on_batch: (payload) => workOnBatch((payload as { id: string }).id),
   };
 
   let asking = false;
@@ -88,6 +93,18 @@ export async function startJobs(deps: {
   return {
     /** There are callbacks to deliver. */
     onCallbacks: () => void askForDelivery(),
+    /** There is work to do for these batches. What is lost here, the next look of a server finds. */
+    onBatches(ids: readonly string[]): void {
+      for (const id of ids) {
+        starting
+          .then(({ addJob }) =>
+            addJob('work_on_batch', { id }, { jobKey: `batch ${id}`, priority: BATCH_PRIORITY, maxAttempts: 1 }),
+          )
+          .catch((error) =>
+            log.warn({ err: error, batchId: id }, 'could not ask for work on a batch; it will be found'),
+          );
+      }
+    },
     async stop(): Promise<void> {
       await folding.stop();
       await retention.stop();

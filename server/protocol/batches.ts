@@ -40,7 +40,10 @@ export type BatchBody = z.infer<typeof batchBody>;
 
 export const dryRunBody = z.object({ input_file_id: fileId, endpoint: z.enum(BATCH_ENDPOINTS) });
 
-export const batchesQuery = z.object({ after: z.string().max(200).optional(), limit: queryInteger(0, 100).default(20) });
+export const batchesQuery = z.object({
+  after: z.string().max(200).optional(),
+  limit: queryInteger(0, 100).default(20),
+});
 export const resultsQuery = z.object({
   after: queryInteger(0, 2_147_483_647).default(0),
   limit: queryInteger(1, 1000).default(100),

@@ -30,7 +30,15 @@ export type TakeRequest = {
   waitSeconds: number;
 };
 
-export function createTake(db: Database, lanes: Lanes, heads: Heads, pollers: Pollers, feed: Feed, log: Logger, onTopUp: (laneIds: readonly number[]) => void) {
+export function createTake(
+  db: Database,
+  lanes: Lanes,
+  heads: Heads,
+  pollers: Pollers,
+  feed: Feed,
+  log: Logger,
+  onTopUp: (laneIds: readonly number[]) => void,
+) {
   type Submit = (request: TakeRequest) => Promise<TakenTask[]>;
   /** Waiting takes that found work only when they looked by themselves: a wake-up was lost. */
   let lateTakes = 0;
