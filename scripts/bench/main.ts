@@ -6,19 +6,21 @@ import pg from 'pg';
 import { pino } from 'pino';
 import { startEmbeddedPostgres } from '../../server/db/embedded.ts';
 import { migrate } from '../../server/db/migrate.ts';
+import { batchRows } from './batches.ts';
 import { client, hammer, KEY } from './client.ts';
 import { type Running, start } from './processes.ts';
 
 const { values: flags } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
+    batches: { type: 'boolean', default: false },
     json: { type: 'string' },
     help: { type: 'boolean', default: false, short: 'h' },
   },
 });
 if (flags.help) {
   console.log(
-    'npm run bench -- [--quick] [--json FILE]   measures put, take and whole lives beside a bare Express echo',
+    'npm run bench -- [--quick] [--batches] [--json FILE]   measures put, take and whole lives beside a bare Express echo, and batches beside bulk; --batches: these alone',
   );
   process.exit(0);
 }
@@ -43,16 +45,21 @@ const stops: (() => Promise<unknown>)[] = [() => rm(dataDir, { recursive: true, 
 try {
   const postgres = await startEmbeddedPostgres({ dataDir, owner: 'bench', log: pino({ level: 'warn' }) });
   stops.push(postgres.stop);
+  rows.push(...(await batchRows(flags.quick ? 10_000 : 50_000, ROUNDS, (name) => server(postgres.url, name))));
+  if (!flags.batches) await single(postgres.url);
+} finally {
+  for (const stop of stops.reverse()) await stop();
+}
+
+async function single(clusterUrl: string): Promise<void> {
   const echo = await start('scripts/bench/echo.ts', {});
   stops.push(echo.stop);
-  const main = await server(postgres.url, 'bench_main');
+  const main = await server(clusterUrl, 'bench_main');
   await puts(echo, main);
   await takes(main);
   await lives(main);
   await main.stop();
-  await backlogs(postgres.url);
-} finally {
-  for (const stop of stops.reverse()) await stop();
+  await backlogs(clusterUrl);
 }
 
 /** A server on a new database, with the queue registered. */
@@ -69,6 +76,8 @@ async function server(clusterUrl: string, database: string): Promise<Running & {
     DATABASE_URL: url.href,
     TASKLANE_ADMIN_KEY: KEY,
     TASKLANE_LOG_LEVEL: 'warn',
+    TASKLANE_BATCH_MAX_LINES: '1000000',
+    TASKLANE_BATCH_MAX_BYTES: '209715200',
   });
   stops.push(running.stop);
   const http = client(running.url, 1);

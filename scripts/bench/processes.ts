@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
-export type Running = { url: string; stop(): Promise<void> };
+export type Running = { url: string; pid: number; stop(): Promise<void> };
 
 /** Starts one of our programs and waits for the line that says where it listens. */
 export async function start(script: string, env: Record<string, string>): Promise<Running> {
@@ -21,6 +21,7 @@ export async function start(script: string, env: Record<string, string>): Promis
   });
   return {
     url,
+    pid: child.pid as number,
     async stop() {
       child.kill('SIGTERM');
       await exited;
