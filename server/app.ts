@@ -16,6 +16,7 @@ import { answerAsOpenAi, mount, sendError } from './http/route.ts';
 import { scheduleRoutes } from './http/schedules.ts';
 import { taskRoutes } from './http/tasks.ts';
 import { tenantRoutes } from './http/tenants.ts';
+import { webhookRoutes } from './http/webhooks.ts';
 import { workerRoutes } from './http/workers.ts';
 import { createMetrics } from './observe/metrics.ts';
 import { badRequest, notFound } from './protocol/errors.ts';
@@ -58,6 +59,7 @@ export function createApp(deps: AppDeps): Express {
     ...channelRoutes(deps),
     ...keyRoutes(deps),
     ...callbackRoutes(deps),
+    ...webhookRoutes(deps),
     ...scheduleRoutes(deps),
     ...workerRoutes(deps),
     ...tenantRoutes(deps),
