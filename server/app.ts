@@ -21,6 +21,7 @@ import { scheduleRoutes } from './http/schedules.ts';
 import { taskRoutes } from './http/tasks.ts';
 import { tenantRoutes } from './http/tenants.ts';
 import { uploadRoutes } from './http/uploads.ts';
+import { webhookRoutes } from './http/webhooks.ts';
 import { workerRoutes } from './http/workers.ts';
 import { createMetrics } from './observe/metrics.ts';
 import { badRequest, notFound } from './protocol/errors.ts';
@@ -69,6 +70,7 @@ export function createApp(deps: AppDeps): Express {
     ...channelRoutes(deps),
     ...keyRoutes(deps),
     ...callbackRoutes(deps),
+    ...webhookRoutes(deps),
     ...scheduleRoutes(deps),
     ...workerRoutes(deps),
     ...tenantRoutes(deps),

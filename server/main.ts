@@ -117,6 +117,7 @@ async function start(
       lanes.forEach(({ lane, limited }) => {
         tasks.lanes.freed(lane, limited);
       }),
+    onCallbacks: () => onCallbacks(),
     onWork: (ids) => onBatches(ids),
   });
   batches = working;

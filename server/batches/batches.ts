@@ -23,6 +23,8 @@ export function startBatches(deps: {
   waiting(rows: readonly { id: string; lane: string; rank: number }[]): void;
   /** Running tasks ended. */
   freed(lanes: readonly EndedLane[]): void;
+  /** A batch ended, of which webhooks may be told. */
+  onCallbacks(): void;
   /** There is work to do for these batches. */
   onWork(ids: readonly string[]): void;
 }) {

@@ -38,8 +38,10 @@ export function createBatchWork(deps: {
   topUp(laneIds: readonly number[]): Promise<void>;
   fold(): Promise<void>;
   freed(lanes: readonly EndedLane[]): void;
+  /** A batch ended, of which webhooks may be told. */
+  onCallbacks(): void;
 }) {
-  const { db, maxLines, maxLineBytes, topUp, fold, freed } = deps;
+  const { db, maxLines, maxLineBytes, topUp, fold, freed, onCallbacks } = deps;
 
   const linesOf = (file: string, from: number) =>
     readLines(
@@ -70,7 +72,11 @@ export function createBatchWork(deps: {
   const begin = async (batch: Claimed): Promise<void> => {
     const { batch_id: id, input_file: file, endpoint } = batch;
     const checked = await check({ file, endpoint, hasQueue: batch.queue_id !== null }, () => touchBatch(db, id));
-    if (checked.errors.length > 0) return failBatch(db, id, checked.errors);
+    if (checked.errors.length > 0) {
+      await failBatch(db, id, checked.errors);
+      onCallbacks();
+      return;
+    }
     await startBatch(db, id, checked.models).catch((error) => {
       // A channel has gone meanwhile: its lines are found faulty at the next look.
       if (!(error instanceof TasklaneError && error.status === 409)) throw error;
@@ -130,6 +136,7 @@ export function createBatchWork(deps: {
           await sleep(LOOK_AGAIN_MS);
         } else {
           while (await writeBatch(db, id, WRITE_LINES)) if (signal.aborted) return;
+          onCallbacks();
         }
       }
     },

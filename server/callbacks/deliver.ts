@@ -3,17 +3,15 @@ import type { Logger } from 'pino';
 import { claimCallbacks, type DueCallback, nextCallbackAt, type Settled, settleCallbacks } from '../db/callbacks.ts';
 import { createCoalescer } from '../db/coalesce.ts';
 import type { Database } from '../db/open.ts';
-import { minifyJson } from '../protocol/json.ts';
 import type { AddressRule } from './address.ts';
-import { sendCallback } from './send.ts';
-import { signCallback } from './sign.ts';
+import { attempt } from './attempt.ts';
 
 /** Many, since a receiver that does not answer holds its place for 30 s. */
 const AT_ONCE = 200;
 const STOP_MS = 2000;
 
 /**
- * Sends callbacks. Each is claimed for two minutes, so other servers may do the same beside, and what a dying one had claimed is sent
+ * Sends callbacks, and events to webhook endpoints. Each is claimed for two minutes, so other servers may do the same beside, and what a dying one had claimed is sent
  * again: receivers know a repeat by its `webhook-id`.
  */
 export function createDelivery(deps: {
@@ -46,26 +44,11 @@ export function createDelivery(deps: {
   };
 
   const deliver = async (callback: DueCallback) => {
-    const body = minifyJson(callback.body);
-    const id = `msg_${callback.delivery_id}`;
-    const timestamp = Math.floor(Date.now() / 1000);
-    const outcome = await sendCallback({
-      url: callback.url,
-      headers: {
-        'webhook-id': id,
-        'webhook-timestamp': String(timestamp),
-        'webhook-signature': signCallback({ secret: callback.secret, id, timestamp, body }),
-        'X-TASK-ID': callback.task_id,
-        'User-Agent': 'Tasklane',
-      },
-      body,
-      rule,
-    });
-    if (!outcome.ok)
-      log.info(
-        { taskId: callback.task_id, attempt: callback.attempts, error: outcome.error },
-        'a callback was not delivered',
-      );
+    const outcome = await attempt(callback, rule);
+    if (!outcome.ok) {
+      const { webhook_id: webhookId, task_id: taskId, attempts } = callback;
+      log.info({ webhookId, taskId, attempt: attempts, error: outcome.error }, 'a callback was not delivered');
+    }
     await settle({
       deliveryId: callback.delivery_id,
       status: outcome.status ?? null,

@@ -1,13 +1,14 @@
 import type { Database } from './open.ts';
 
-export type DueCallback = {
-  delivery_id: string;
-  task_id: string;
+/** What is to be sent; task_id is null for an event. */
+export type Message = {
+  webhook_id: string;
+  task_id: string | null;
   url: string;
-  attempts: number;
-  secret: string;
+  secrets: readonly string[];
   body: string;
 };
+export type DueCallback = Message & { delivery_id: string; attempts: number };
 export type Settled = { deliveryId: string; status: number | null; error: string | null };
 
 /** Due deliveries, which nobody else may try for the next two minutes. */
@@ -30,7 +31,9 @@ export async function retryCallback(db: Database, deliveryId: string, tenantId: 
 
 export type CallbackRow = {
   delivery_id: string;
-  task_id: string;
+  task_id: string | null;
+  webhook_endpoint_id: string | null;
+  event_type: string | null;
   url: string;
   status: string;
   attempts: number;

@@ -1,8 +1,9 @@
 create or replace function tasklane.claim_callbacks(p_limit int default 50)
-returns table (delivery_id bigint, task_id text, url text, attempts int, secret text, body text)
+returns table (delivery_id bigint, webhook_id text, task_id text, url text, attempts int, secrets text[], body text)
 language plpgsql set search_path = tasklane as $$
--- Due callbacks for one sender, up to p_limit or 32 MiB, which has two minutes before others may try them. attempts counts this one.
--- body is the result's envelope as the worker wrote it, white space and all.
+-- Due callbacks and events for one sender, up to p_limit or 32 MiB, which has two minutes before others may try them. attempts counts this one.
+-- body is the event (task_id is null then), or the result's envelope as the worker wrote it, white space and all. webhook_id names the
+-- message to its receivers, and each of secrets signs it.
 #variable_conflict use_column
 begin
   return query
@@ -18,7 +19,11 @@ begin
     from sized s where d.delivery_id = s.delivery_id and (s.nth = 1 or coalesce(s.bytes, 0) <= 32 * 1024 * 1024)
     returning d.*
   )
-  select c.delivery_id, p.task_id, c.url, c.attempts, n.callback_secret, result_envelope(r, p.task_id)::text
+  select c.delivery_id, c.event ->> 'id', null, c.url, c.attempts, webhook_secrets(e), c.event::text
+  from claimed c
+  join webhook_endpoint e using (endpoint_number)
+  union all
+  select c.delivery_id, 'msg_' || c.delivery_id, p.task_id, c.url, c.attempts, array[n.callback_secret], result_envelope(r, p.task_id)::text
   from claimed c
   join tenant n using (tenant_id)
   join result r on r.id = c.task_id
@@ -28,15 +33,21 @@ begin
 end
 $$;
 
+create or replace function tasklane.tried_for(p_delivery tasklane.callback_delivery) returns interval
+language sql immutable as $$
+  -- How long a delivery is tried.
+  select case when p_delivery.event is null then interval '1 day' else interval '72 hours' end
+$$;
+
 create or replace function tasklane.settle_callbacks(p_delivery_ids bigint[], p_statuses int[], p_errors text[])
 returns table (delivery_id bigint, status text, next_at timestamptz)
 language sql set search_path = tasklane as $$
   -- How deliveries went: an error is null when the receiver took it (2xx). The first retry comes after 5 s, then twice as
-  -- long each time up to an hour, for a day; then it is kept as failed.
+  -- long each time up to an hour, for a day, and an event for 72 hours; then it is kept as failed.
   update callback_delivery d set
-    status = case when i.error is null then 'delivered' when d.created_at < now() - interval '1 day' then 'failed' else 'pending' end,
+    status = case when i.error is null then 'delivered' when d.created_at < now() - tried_for(d) then 'failed' else 'pending' end,
     last_status = i.status, last_error = i.error,
-    finished_at = case when i.error is null or d.created_at < now() - interval '1 day' then now() end,
+    finished_at = case when i.error is null or d.created_at < now() - tried_for(d) then now() end,
     next_at = now() + least(interval '1 hour', interval '5 seconds' * 2 ^ least(d.attempts - 1, 20))
   from unnest(p_delivery_ids, p_statuses, p_errors) i(delivery_id, status, error)
   where d.delivery_id = i.delivery_id
@@ -45,14 +56,20 @@ $$;
 
 create or replace function tasklane.retry_callback(p_delivery_id bigint, p_tenant_id int default null) returns text
 language plpgsql set search_path = tasklane as $$
--- Sends a failed delivery once more, now, with a day of retries ahead. Returns the id of its task's delivery.
+-- Sends a failed delivery once more, now, with as much time for retries ahead as it had. Returns its id.
 -- Raises   TL404 when there is no such delivery (of that tenant), TL409 when it has not failed.
 declare
+  v_delivery callback_delivery;
   v_status text;
 begin
-  -- First the result's row: a task that is being removed goes with its deliveries.
-  perform from result r where r.id = (select d.task_id from callback_delivery d where d.delivery_id = p_delivery_id
-                                      and (p_tenant_id is null or d.tenant_id = p_tenant_id)) for share;
+  select * into v_delivery from callback_delivery d
+  where d.delivery_id = p_delivery_id and (p_tenant_id is null or d.tenant_id = p_tenant_id);
+  -- First the row that it goes with: that of the task's result or of the endpoint, which may be on its way out.
+  if v_delivery.event is null then
+    perform from result r where r.id = v_delivery.task_id for share;
+  else
+    perform from webhook_endpoint e where e.endpoint_number = v_delivery.endpoint_number for key share;
+  end if;
   if found then
     v_status := (select status from callback_delivery d where d.delivery_id = p_delivery_id for update);
   end if;
@@ -68,14 +85,17 @@ end
 $$;
 
 create or replace function tasklane.list_callbacks(p_tenant_id int default null, p_status text default null, p_before bigint default null, p_limit int default 20)
-returns table (delivery_id bigint, task_id text, url text, status text, attempts int, last_status int, last_error text,
+returns table (delivery_id bigint, task_id text, webhook_endpoint_id text, event_type text, url text, status text, attempts int, last_status int, last_error text,
                created_at timestamptz, next_at timestamptz, finished_at timestamptz)
 language sql stable set search_path = tasklane as $$
-  -- Deliveries, newest first.
-  select d.delivery_id, print_task_id(t.id, l.queue_id, l.level, t.mode), d.url, d.status, d.attempts, d.last_status, d.last_error,
-         d.created_at, d.next_at, d.finished_at
-  from callback_delivery d join task t on t.id = d.task_id join lane l on l.lane_id = t.lane_id
-  where (p_tenant_id is null or d.tenant_id = p_tenant_id) and (p_status is null or d.status = p_status)
+  -- Deliveries, newest first: of a task's callback, or of an event to a webhook endpoint.
+  select d.delivery_id, print_task_id(t.id, l.queue_id, l.level, t.mode), e.endpoint_id, d.event ->> 'type', d.url, d.status, d.attempts,
+         d.last_status, d.last_error, d.created_at, d.next_at, d.finished_at
+  from callback_delivery d
+  left join task t on t.id = d.task_id
+  left join lane l on l.lane_id = t.lane_id
+  left join webhook_endpoint e on e.endpoint_number = d.endpoint_number
+  where (t.id is not null or e.endpoint_number is not null) and (p_tenant_id is null or d.tenant_id = p_tenant_id) and (p_status is null or d.status = p_status)
     and (p_before is null or d.delivery_id < p_before)
   order by d.delivery_id desc limit p_limit
 $$;

@@ -166,3 +166,5 @@ alter table tasklane.callback_delivery
   alter task_id drop not null,
   add endpoint_number int,
   add event json;
+-- An endpoint goes with its deliveries, so they are found by the endpoint.
+create index callback_delivery_endpoint on tasklane.callback_delivery (endpoint_number) where endpoint_number is not null;

@@ -17,7 +17,7 @@ function headersOf(delivery: Parameters<typeof signCallback>[0]): Record<string,
 describe('signCallback', () => {
   it('gives the signature of the Standard Webhooks test vector', () => {
     const signature = signCallback({
-      secret: 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw',
+      secrets: ['whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'],
       id: 'msg_p5jXN8AQM9LWM0D4loKWxJek',
       timestamp: 1614265330,
       body: '{"test": 2432232314}',
@@ -26,22 +26,24 @@ describe('signCallback', () => {
   });
 
   it('is accepted by the openai client', async () => {
+    const secret = newCallbackSecret();
     const delivery = {
-      secret: newCallbackSecret(),
+      secrets: [secret],
       id: 'TASK-1',
       timestamp: now(),
       body: '{"text":"héllo 狐狸 😀","n":1.0}',
     };
-    assert.deepEqual(await webhooks.unwrap(delivery.body, headersOf(delivery), delivery.secret), {
+    assert.deepEqual(await webhooks.unwrap(delivery.body, headersOf(delivery), secret), {
       text: 'héllo 狐狸 😀',
       n: 1,
     });
   });
 
   it('covers body, id, timestamp and secret', async () => {
-    const delivery = { secret: newCallbackSecret(), id: 'TASK-1', timestamp: now(), body: '{"a":1}' };
+    const secret = newCallbackSecret();
+    const delivery = { secrets: [secret], id: 'TASK-1', timestamp: now(), body: '{"a":1}' };
     const headers = headersOf(delivery);
-    const { secret, body } = delivery;
+    const { body } = delivery;
     await webhooks.verifySignature(body, headers, secret);
     await assert.rejects(webhooks.verifySignature('{"a":2}', headers, secret));
     await assert.rejects(webhooks.verifySignature(body, { ...headers, 'webhook-id': 'TASK-2' }, secret));
@@ -50,8 +52,17 @@ describe('signCallback', () => {
     await assert.rejects(webhooks.verifySignature(body, headers, newCallbackSecret()));
   });
 
+  it('signs with each of several secrets, any of which verifies', async () => {
+    const secrets = [newCallbackSecret(), newCallbackSecret()];
+    const delivery = { secrets, id: 'evt_1', timestamp: now(), body: '{"a":1}' };
+    const headers = headersOf(delivery);
+    assert.match(headers['webhook-signature'] as string, /^v1,[A-Za-z0-9+/]{43}= v1,[A-Za-z0-9+/]{43}=$/);
+    for (const secret of secrets) await webhooks.verifySignature(delivery.body, headers, secret);
+    await assert.rejects(webhooks.verifySignature(delivery.body, headers, newCallbackSecret()));
+  });
+
   it('refuses a secret of another form', () => {
-    assert.throws(() => signCallback({ secret: 'hunter2', id: 'a', timestamp: 1, body: '' }), /whsec_/);
+    assert.throws(() => signCallback({ secrets: ['hunter2'], id: 'a', timestamp: 1, body: '' }), /whsec_/);
   });
 });
 

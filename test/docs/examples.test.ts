@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  globSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -63,6 +72,8 @@ describe('the examples of the documents', () => {
       mkdirSync(join(cwd, '.tasklane'));
       writeFileSync(join(cwd, '.tasklane', 'admin.key'), `${server.adminKey}\n`);
       writeFileSync(join(cwd, '.tasklane', 'database.url'), `${server.databaseUrl}\n`);
+      // What `npm install` has put there.
+      symlinkSync(join(ROOT, 'node_modules'), join(cwd, 'node_modules'));
       const here = (text: string) =>
         text.replaceAll('127.0.0.1:8080', new URL(server.url).host).replaceAll('9000', String(receiverPort));
       const shell = openShell({ cwd, env: { PATH: process.env.PATH, HOME: cwd } });

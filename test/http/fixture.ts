@@ -150,3 +150,22 @@ export function assertOpenAiRefused(
   assert.deepEqual([error.param, error.code], [param, code], answer.text);
   assert.doesNotMatch(answer.text, /\bat .*\.ts:\d/, 'a stack trace');
 }
+
+/** OpenAI's envelope, exactly, and the headers that go with it. */
+export function assertOpenAiError(
+  answer: Answer,
+  status: number,
+  code?: string | null,
+  message?: RegExp | string,
+): void {
+  assert.equal(answer.status, status, answer.text);
+  assert.match(answer.headers.get('content-type') ?? '', /^application\/json/);
+  assert.match(answer.headers.get('x-request-id') ?? '', /^req_[0-9a-f]{32}$/);
+  const { error, ...rest } = answer.json;
+  assert.deepEqual(rest, {}, 'fields that the envelope does not have');
+  assert.deepEqual(Object.keys(error), ['message', 'type', 'param', 'code']);
+  assert.doesNotMatch(answer.text, /\bat .*\.ts:\d/, 'a stack trace');
+  if (code !== undefined) assert.equal(error.code, code, answer.text);
+  if (typeof message === 'string') assert.equal(error.message, message);
+  else if (message) assert.match(error.message, message);
+}
