@@ -7,6 +7,8 @@ import type { Running } from './processes.ts';
 const ENDPOINT = '/v1/chat/completions';
 const WORKERS = 4;
 const TAKE = 500;
+/** Of long lines: what is answered is the Task API's memory, not the batch's. */
+const TAKE_LONG = 10;
 const PUTS = 1000;
 const LONG_LINES = 1000;
 
@@ -104,11 +106,14 @@ async function bulk(server: Running, queue: string, count: number): Promise<{ pu
   let left = count;
   await Promise.all(
     Array.from({ length: 2 }, async () => {
-      while ((left -= PUTS) >= 0) await http.post('/v1/queue/puts', puts);
+      while (left > 0) {
+        left -= PUTS;
+        await http.post('/v1/queue/puts', puts);
+      }
     }),
   );
   const put = performance.now();
-  await answerAll(server, queue, count);
+  await answerAll(server, queue, count, TAKE);
   await http.close();
   return { puts: count / ((put - started) / 1000), life: count / ((performance.now() - started) / 1000) };
 }
@@ -126,7 +131,7 @@ async function runBatch(server: Running, queue: string, input: Buffer) {
   const { id } = batch;
   while ((await waiting(server, queue)) < lines) await pause(10);
   const waited = performance.now();
-  await answerAll(server, queue, lines);
+  await answerAll(server, queue, lines, input.length / lines > 10_000 ? TAKE_LONG : TAKE);
   while (batch.status !== 'completed') {
     batch = await openai.batches.retrieve(id);
     if (batch.status === 'failed') throw new Error(JSON.stringify(batch.errors));
@@ -151,10 +156,10 @@ async function waiting(server: Running, queue: string): Promise<number> {
   return Number(await answer.text());
 }
 
-async function answerAll(server: Running, queue: string, count: number): Promise<void> {
+async function answerAll(server: Running, queue: string, count: number, size: number): Promise<void> {
   const http = client(server.url, WORKERS);
   const lane = `${queue}:1`;
-  const take = JSON.stringify({ queues: [lane], size: TAKE, wait: 1 });
+  const take = JSON.stringify({ queues: [lane], size, wait: 1 });
   let done = 0;
   await Promise.all(
     Array.from({ length: WORKERS }, async () => {

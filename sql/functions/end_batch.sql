@@ -91,7 +91,7 @@ create or replace function tasklane.write_batch(p_batch_id bigint, p_limit int d
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
--- Writes the next lines of a batch whose lines have all ended into its output and error files, up to p_limit or 4 MiB, in the order of the
+-- Writes the next lines of a batch whose lines have all ended into its output and error files, up to p_limit or 1 MiB, in the order of the
 -- input; with the last of them the batch gets its files and its final status, and its webhooks are told.
 -- The place up to which they are written moves in the same transaction: no line is missing, none is there twice.
 -- Returns  whether there is more to write; null when there is nothing to write yet.
@@ -108,7 +108,7 @@ begin
   end if;
 
   with page as materialized (
-    select * from batch_lines(p_batch_id, batch_page(p_batch_id, v_batch.written_to, p_limit), 4 * 1024 * 1024)
+    select * from batch_lines(p_batch_id, batch_page(p_batch_id, v_batch.written_to, p_limit), 1024 * 1024)
   )
   select max(p.id) as last,
          string_agg(p.line || E'\n', '' order by p.id) filter (where p.is_output) as output,

@@ -5,14 +5,12 @@ export type Line = { custom_id: string; method?: string; url?: string; body: obj
 /** A session's batches, as the server's work does them but a step at a time. */
 export function batchesOf(db: Session) {
   const makeFile = async (text: string, purpose = 'batch', tenant = 1): Promise<{ number: bigint; id: string }> => {
-    const [file] = await db.rows<{ file_number: bigint; file_id: string }>(
-      `insert into tasklane.file (file_id, tenant_id, filename, purpose, ready) values (tasklane.random_id('file-'), $1, 'in.jsonl', $2, true)
-       returning file_number, file_id`,
-      [tenant, purpose],
-    );
-    if (!file) throw new Error('no file');
-    if (text !== '') await db.run('select tasklane.append_chunk($1, $2)', [file.file_number, Buffer.from(text)]);
-    return { number: file.file_number, id: file.file_id };
+    const number = await db.value<bigint>("select tasklane.begin_file($1, 'in.jsonl')", [tenant]);
+    await db.run('select tasklane.append_chunk($1, $2)', [number, Buffer.from(text)]);
+    return {
+      number,
+      id: await db.value<string>('select file_id from tasklane.finish_file($1, $2)', [number, purpose]),
+    };
   };
 
   const create = (
