@@ -9,7 +9,9 @@ import { callbackRoutes } from './http/callbacks.ts';
 import { channelRoutes } from './http/channels.ts';
 import { eventRoutes } from './http/events.ts';
 import { feedRoutes } from './http/feed.ts';
+import { frontDoorRoutes } from './http/front-door.ts';
 import { keyRoutes } from './http/keys.ts';
+import { modelRoutes } from './http/models.ts';
 import { mountPublic } from './http/public.ts';
 import { queueRoutes } from './http/queues.ts';
 import { answerAsOpenAi, mount, sendError } from './http/route.ts';
@@ -54,6 +56,8 @@ export function createApp(deps: AppDeps): Express {
   const routes = [
     ...eventRoutes(deps),
     ...taskRoutes(deps),
+    ...frontDoorRoutes(deps),
+    ...modelRoutes(deps),
     ...queueRoutes(deps),
     ...channelRoutes(deps),
     ...keyRoutes(deps),

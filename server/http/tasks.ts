@@ -1,4 +1,3 @@
-import type { IncomingMessage } from 'node:http';
 import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { AddressRule } from '../callbacks/address.ts';
 import { findEvent } from '../db/events.ts';
@@ -12,7 +11,6 @@ import {
   completesBody,
   deadQuery,
   heartbeatBody,
-  idempotencyKey,
   type ListQuery,
   listQuery,
   priorityBody,
@@ -25,8 +23,9 @@ import {
 } from '../protocol/tasks.ts';
 import { newTask } from '../tasks/new-task.ts';
 import type { Tasks } from '../tasks/tasks.ts';
-import { answerBlocking, answerStreaming } from './answers.ts';
+import { answerBlocking, answerStreaming, putAttended, secondsUntil } from './answers.ts';
 import { checkCallback } from './check-callback.ts';
+import { keyOf } from './idempotency-key.ts';
 import { type Route, route } from './route.ts';
 import { hangUp } from './sse.ts';
 import { statusJson, takenJson } from './task-json.ts';
@@ -75,18 +74,14 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
         checkCallback(rule, body);
         const key = keyOf(req);
         const task = newTask(body, text, principal, key);
-        const [put] = await tasks.put([task]);
-        if (!put) throw new Error('a put gave no task');
-        if (task.mode !== 'callback') {
-          let secondsLeft = task.timeout;
-          if (put.state === 'repeated') secondsLeft = secondsLeftOf(await find(put.task_id, principal));
-          const keyed = key !== undefined || body.idempotency_key != null;
-          if (put.state !== 'repeated' && (keyed || task.mode === 'streaming')) tasks.readers.lookAfter(put.id);
-          return task.mode === 'blocking'
-            ? answerBlocking(tasks, { ...put, secondsLeft, keyed }, res)
-            : answerStreaming(tasks, { ...put, secondsLeft }, 0, res);
+        if (task.mode === 'callback') {
+          const [put] = await tasks.put([task]);
+          return { text: `{"code":200,"timestamp":${Date.now()},"data":"${put?.task_id}"}` };
         }
-        return { text: `{"code":200,"timestamp":${Date.now()},"data":"${put.task_id}"}` };
+        const keyed = key !== undefined || body.idempotency_key != null;
+        // The client of a stream can come back without a key, too.
+        const put = await putAttended(db, tasks, task, keyed || task.mode === 'streaming');
+        return task.mode === 'blocking' ? answerBlocking(tasks, put, res) : answerStreaming(tasks, put, 0, res);
       },
     }),
     route({
@@ -234,7 +229,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
         const task = await find(params.id, principal);
         const last = req.headers['last-event-id'];
         const after = typeof last === 'string' ? await findEvent(db, task.id, last) : 0;
-        return answerStreaming(tasks, { ...task, secondsLeft: secondsLeftOf(task) }, after, res);
+        return answerStreaming(tasks, { ...task, secondsLeft: secondsUntil(task.expires_at) }, after, res);
       },
     }),
     route({
@@ -325,25 +320,11 @@ function answerOf(
   };
 }
 
-/** The Idempotency-Key header. Throws 400 for one that can't be a key. */
-function keyOf(req: IncomingMessage): string | undefined {
-  const sent = req.headers['idempotency-key'];
-  if (sent === undefined) return undefined;
-  const parsed = idempotencyKey.safeParse(sent);
-  if (!parsed.success)
-    throw badRequest('Idempotency-Key: 1 to 255 characters', [
-      { path: 'Idempotency-Key', message: '1 to 255 characters' },
-    ]);
-  return parsed.data;
-}
-
 /** Bella's process_max_retries: 0 none, -1 no limit. */
 function attemptsOf(retries: number | null | undefined): number | null {
   if (retries == null) return null;
   return retries < 0 ? MAX_INT : Math.min(retries + 1, MAX_INT);
 }
-
-const secondsLeftOf = (task: TaskStatus) => (task.expires_at - Date.now()) / 1000;
 
 /** Throws 404: what does not parse is the name of no task. */
 function idOf(taskId: string | undefined): string {

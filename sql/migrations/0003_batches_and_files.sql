@@ -1,4 +1,4 @@
--- Files, uploads, batches, webhook endpoints.
+-- Files, uploads, batches, webhook endpoints; which attempt reported an event.
 
 create table tasklane.file (
   file_number bigint generated always as identity primary key,
@@ -153,3 +153,6 @@ alter table tasklane.callback_delivery
   alter task_id drop not null,
   add endpoint_number int,
   add event json;
+
+alter table tasklane.task_event
+  add attempt int;                                      -- the one that reported it
