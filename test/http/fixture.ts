@@ -18,6 +18,7 @@ export const NO_SUCH_TASK = 'TASK-1-0-C-250101000000-0000-000001';
 export function fixture(env: Record<string, string> = {}) {
   let server: Server;
   const keys = { client: '', worker: '', admin: '', other: '' };
+  let second: Promise<Server> | undefined;
   let queues = 0;
   before(async () => {
     server = await startServer({ env });
@@ -28,7 +29,10 @@ export function fixture(env: Record<string, string> = {}) {
       server.key('client', 'other'),
     ]);
   });
-  after(() => server?.stop());
+  after(async () => {
+    await (await second)?.stop();
+    await server?.stop();
+  });
 
   const as =
     (role: keyof typeof keys) =>
@@ -48,6 +52,12 @@ export function fixture(env: Record<string, string> = {}) {
     admin: as('admin'),
     /** A client of another tenant. */
     other: as('other'),
+
+    /** Another server of the same database. */
+    second(): Promise<Server> {
+      second ??= startServer({ url: server.databaseUrl, env });
+      return second;
+    },
 
     /** A new queue's name. */
     async queue(endpoint = CHAT, settings: object = {}): Promise<string> {
@@ -126,4 +136,23 @@ export function assertRefused(answer: Answer, status: number, message?: RegExp, 
     }
   if (path !== undefined)
     assert.deepEqual((details ?? []).map((detail: Json) => detail.path).includes(path), true, answer.text);
+}
+
+/** OpenAI's envelope, exactly, and the headers that go with it. */
+export function assertOpenAiError(
+  answer: Answer,
+  status: number,
+  code?: string | null,
+  message?: RegExp | string,
+): void {
+  assert.equal(answer.status, status, answer.text);
+  assert.match(answer.headers.get('content-type') ?? '', /^application\/json/);
+  assert.match(answer.headers.get('x-request-id') ?? '', /^req_[0-9a-f]{32}$/);
+  const { error, ...rest } = answer.json;
+  assert.deepEqual(rest, {}, 'fields that the envelope does not have');
+  assert.deepEqual(Object.keys(error), ['message', 'type', 'param', 'code']);
+  assert.doesNotMatch(answer.text, /\bat .*\.ts:\d/, 'a stack trace');
+  if (code !== undefined) assert.equal(error.code, code, answer.text);
+  if (typeof message === 'string') assert.equal(error.message, message);
+  else if (message) assert.match(error.message, message);
 }

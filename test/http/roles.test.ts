@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { assertRefused, fixture, NO_SUCH_TASK } from './fixture.ts';
+import type { Answer } from '../support/server.ts';
+import { assertOpenAiError, assertRefused, CHAT, EMBED, fixture, NO_SUCH_TASK } from './fixture.ts';
 
 const f = fixture();
 
@@ -63,19 +64,31 @@ const ROUTES: [method: string, path: string, roles: string[], allowed: number, b
   ['DELETE', '/v1/schedules/schedule-999', CLIENT, 404],
   ['POST', '/v1/schedules/schedule-999/enable', CLIENT, 404],
   ['POST', '/v1/schedules/schedule-999/disable', CLIENT, 404],
+  ['POST', CHAT, CLIENT, 400, {}],
+  ['POST', EMBED, CLIENT, 400, {}],
+  ['POST', '/v1/completions', CLIENT, 400, {}],
+  ['POST', '/v1/responses', CLIENT, 400, {}],
+  ['POST', '/v1/moderations', CLIENT, 404, {}],
+  ['GET', '/v1/models', BOTH, 200],
+  ['GET', '/v1/models/nothing', BOTH, 404],
 ];
 
+const OPENAI = /^\/v1\/(chat\/completions|completions|embeddings|responses|moderations|models)/;
+
 for (const [method, path, roles, allowed, body] of ROUTES) {
+  const refused = OPENAI.test(path)
+    ? (answer: Answer, status: number, message?: RegExp) => assertOpenAiError(answer, status, undefined, message)
+    : assertRefused;
   test(`${method} ${path} is for ${roles.join(', ')}`, async () => {
     for (const role of ['client', 'worker', 'admin'] as const) {
       const answer = await f.server.request(method, path, body, { key: f.keys[role] });
-      if (!roles.includes(role)) assertRefused(answer, 403, new RegExp(`^a ${role} key may not`));
+      if (!roles.includes(role)) refused(answer, 403, new RegExp(`^a ${role} key may not`));
       else assert.equal(answer.status, allowed, `${role}: ${answer.text}`);
     }
     for (const key of [null, '', 'sk-nobody', `${f.keys.admin}x`])
-      assertRefused(await f.server.request(method, path, body, { key }), 401);
+      refused(await f.server.request(method, path, body, { key }), 401);
     const basic = { headers: { Authorization: `Basic ${f.keys.admin}` }, key: null };
-    assertRefused(await f.server.request(method, path, body, basic), 401);
+    refused(await f.server.request(method, path, body, basic), 401);
   });
 }
 
