@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import { describe, test } from 'node:test';
 import { type Answer, type Json, until } from '../support/server.ts';
 import { assertOpenAiError, CHAT, EMBED, fixture } from './fixture.ts';
@@ -158,6 +160,25 @@ describe('a request to a model', { concurrency: true }, () => {
       const { json: list } = await f.client('GET', `/v1/tasks?queue=${queue}&status=cancelled`);
       assert.equal(list.data.length, stream ? 4 : 2);
     }
+  });
+
+  test('is cancelled when its client is gone before the task is stored', async () => {
+    const queue = await f.queue();
+    await Promise.all(
+      Array.from({ length: 10 }, async (_, n) => {
+        const body = JSON.stringify({ model: queue, stream: n % 2 === 0 });
+        const socket = connect(Number(new URL(f.server.url).port), '127.0.0.1');
+        await once(socket, 'connect');
+        const head = `POST ${CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${f.keys.client}\r\n`;
+        socket.write(`${head}Content-Length: ${body.length}\r\n\r\n${body}`, () => socket.destroy());
+        await once(socket, 'close');
+      }),
+    );
+    await until(async () => {
+      const { total_put_cnt, total_completed_cnt } = await stats(queue);
+      return total_put_cnt === 10 && total_completed_cnt === 10;
+    });
+    assert.equal((await f.client('GET', `/v1/tasks?queue=${queue}&status=cancelled`)).json.data.length, 10);
   });
 
   test('comes back to its own caller, however many wait', async () => {
