@@ -13,7 +13,9 @@ import { channelRoutes } from './http/channels.ts';
 import { eventRoutes } from './http/events.ts';
 import { feedRoutes } from './http/feed.ts';
 import { fileRoutes } from './http/files.ts';
+import { frontDoorRoutes } from './http/front-door.ts';
 import { keyRoutes } from './http/keys.ts';
+import { modelRoutes } from './http/models.ts';
 import { mountPublic } from './http/public.ts';
 import { queueRoutes } from './http/queues.ts';
 import { answerAsOpenAi, mount, sendError } from './http/route.ts';
@@ -54,6 +56,13 @@ export type AppDeps = {
 const OPENAI_PATHS =
   /^\/v1\/(files|uploads|batches|models|webhook_endpoints|webhook_event_types|chat|completions|embeddings|responses|moderations|images|audio|videos|fine_tuning|assistants|threads|vector_stores)(\/|$)/;
 
+/** Whether what no route has answered is to be answered in OpenAI's envelope; if so, it will be. */
+function inOpenAisWay(req: Request, res: Response): boolean {
+  const openai = OPENAI_PATHS.test(req.path);
+  if (openai) answerAsOpenAi(res);
+  return openai;
+}
+
 /** The Express app, without a socket. No middleware runs on every request: it would cost a put a fifth of its rate. */
 export function createApp(deps: AppDeps): Express {
   const { db, log } = deps;
@@ -66,6 +75,8 @@ export function createApp(deps: AppDeps): Express {
   const routes = [
     ...eventRoutes(deps),
     ...taskRoutes(deps),
+    ...frontDoorRoutes(deps),
+    ...modelRoutes(deps),
     ...queueRoutes(deps),
     ...channelRoutes(deps),
     ...keyRoutes(deps),
@@ -87,11 +98,11 @@ export function createApp(deps: AppDeps): Express {
   });
 
   app.use((req: Request, res: Response) => {
-    if (!OPENAI_PATHS.test(req.path)) return sendError(res, notFound(`no route ${req.method} ${req.path}`), log);
-    answerAsOpenAi(res);
+    if (!inOpenAisWay(req, res)) return sendError(res, notFound(`no route ${req.method} ${req.path}`), log);
     sendError(res, refuse(404, `Invalid URL (${req.method} ${req.path})`), log);
   });
-  app.use((error: unknown, _req: Request, res: Response, _next: NextFunction) => {
+  app.use((error: unknown, req: Request, res: Response, _next: NextFunction) => {
+    inOpenAisWay(req, res);
     const refused = error instanceof URIError ? badRequest('the path is not a valid URL path') : error;
     sendError(res, refused, log);
   });

@@ -14,11 +14,20 @@ export type Emitted = {
   id: string;
   verdict: string;
   seq: number | null;
+  attempt: number | null;
   mode: string | null;
   instance_id: number | null;
 };
 
-export type StoredEvent = { id: string; seq: number; event_id: string | null; name: string; data: string | null };
+export type StoredEvent = {
+  id: string;
+  seq: number;
+  /** The one that reported it. */
+  attempt: number | null;
+  event_id: string | null;
+  name: string;
+  data: string | null;
+};
 
 /** Stores progress of running tasks, numbered in the order given. */
 export function emitEvents(db: Database, events: readonly Progress[]) {

@@ -26,7 +26,8 @@ export type NewTask = {
 export type PutTask = {
   id: string;
   task_id: string;
-  lane: string;
+  /** null: no queue was found. */
+  lane: string | null;
   rank: number;
   /** repeated: its idempotency key had put this task before. */
   state: 'waiting' | 'deferred' | 'repeated' | null;

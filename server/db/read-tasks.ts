@@ -88,7 +88,14 @@ export async function listTasks(db: Database, filter: TaskFilter): Promise<strin
   return rows.map((row) => row.list_tasks);
 }
 
-export type Ending = { id: string; outcome: string; status_code: number; body: string | null; envelope: string };
+export type Ending = {
+  id: string;
+  outcome: string;
+  attempt: number;
+  status_code: number;
+  body: string | null;
+  envelope: string;
+};
 
 /** How tasks ended; those that have not are absent. */
 export function readEndings(db: Database, ids: readonly string[]) {

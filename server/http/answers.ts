@@ -1,41 +1,57 @@
 import type { Response } from 'express';
-import type { PutTask } from '../db/put-tasks.ts';
-import { TasklaneError } from '../protocol/errors.ts';
+import type { Database } from '../db/open.ts';
+import type { NewTask, PutTask } from '../db/put-tasks.ts';
+import { readTasks } from '../db/read-tasks.ts';
+import { notFound, TasklaneError } from '../protocol/errors.ts';
 import { minifyJson } from '../protocol/json.ts';
-import { expireAt } from '../tasks/readers.ts';
 import type { Tasks } from '../tasks/tasks.ts';
-import { errorBody, type Reply } from './route.ts';
+import type { Answered } from '../tasks/watchers.ts';
+import { errorReply, type Reply } from './route.ts';
 import { hangUp, openSse } from './sse.ts';
 
-const UNANSWERED: Record<string, string> = {
-  expired: 'the deadline has passed',
-  cancelled: 'the task was cancelled',
-  dead: 'no attempts are left',
-};
+/** A task whose client waits for it; `resumable`: and may come back for it. */
+export type Attended = PutTask & { secondsLeft: number; resumable: boolean };
 
-/**
- * Waits with the client for its task's answer. The task expires at its deadline, and is cancelled when the client hangs up: at once or, under
- * an idempotency key, when nobody has come back for it.
- */
-export async function answerBlocking(
-  tasks: Tasks,
-  put: PutTask & { secondsLeft: number; keyed: boolean },
-  res: Response,
-): Promise<Reply> {
-  const leave = put.keyed
-    ? tasks.readers.arrive(put.id, put.secondsLeft)
-    : expireAt(tasks.end, put.id, put.secondsLeft);
+/** Puts a task, or finds the one that its key has put. */
+export async function putAttended(db: Database, tasks: Tasks, task: NewTask, resumable: boolean): Promise<Attended> {
+  const [put] = await tasks.put([task]);
+  if (!put) throw new Error('a put gave no task');
+  if (put.state !== 'repeated') {
+    if (resumable) tasks.readers.lookAfter(put.id);
+    return { ...put, secondsLeft: task.timeout, resumable };
+  }
+  const [there] = await readTasks(db, [put.id]);
+  if (!there) throw notFound(`unknown task ${put.task_id}`);
+  return { ...put, secondsLeft: secondsUntil(there.expires_at), resumable };
+}
+
+export const secondsUntil = (time: number) => (time - Date.now()) / 1000;
+
+/** Waits with the client for its task's answer. */
+export async function answerBlocking(tasks: Tasks, put: Attended, res: Response): Promise<Reply> {
+  const leave = tasks.readers.stay(put);
   const how = await tasks.untilEnd(put.id, hangUp(res), put.state === 'repeated');
   leave(how !== undefined);
-  if (!how) {
-    // Refused when it has ended meanwhile, which is as good.
-    if (!put.keyed) await tasks.end.cancel(put.id, null).catch(() => undefined);
-    return undefined;
-  }
-  const headers = { 'X-TASK-ID': put.task_id };
-  if (how.body !== null) return { status: how.status_code, headers, text: how.body };
-  const error = new TasklaneError(how.status_code, UNANSWERED[how.outcome] ?? how.outcome);
-  return { status: error.status, headers, json: errorBody(error) };
+  return how && replyOf(res, put.task_id, how);
+}
+
+/** The worker's answer to the letter or, where there will be none, why. */
+export function replyOf(res: Response, taskId: string, how: Answered): NonNullable<Reply> {
+  if (how.body !== null) return { status: how.status_code, headers: { 'X-TASK-ID': taskId }, text: how.body };
+  const reply = errorReply(res, unanswered(how));
+  return { ...reply, headers: { 'X-TASK-ID': taskId, ...reply.headers } };
+}
+
+const UNANSWERED: Record<string, readonly [message: string, code: string]> = {
+  expired: ['the deadline has passed', 'request_timeout'],
+  cancelled: ['the task was cancelled', 'request_cancelled'],
+  dead: ['no attempts are left', 'attempts_exhausted'],
+};
+
+/** Why a task has no answer. */
+export function unanswered({ outcome, status_code: status }: Answered): TasklaneError {
+  const [message, code] = UNANSWERED[outcome] ?? [outcome, null];
+  return new TasklaneError(status, message, { openai: { param: null, code } });
 }
 
 /** Sends a task's events after number `after` as they come, and at last how it ended. */

@@ -1,4 +1,3 @@
-import { hash } from 'node:crypto';
 import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { Batches } from '../batches/batches.ts';
 import {
@@ -89,10 +88,7 @@ export function batchRoutes(deps: {
           metadata: body.metadata ? JSON.stringify(body.metadata) : null,
           outputExpiresSeconds: body.output_expires_after?.seconds ?? null,
           retryOf: null,
-          key:
-            key === undefined
-              ? null
-              : { text: key, bodyHash: hash('sha256', `${hashOf(text)} ${queue ?? ''}`, 'hex'), seconds: keySeconds },
+          key: key === undefined ? null : { text: key, bodyHash: hashOf(text, queue ?? ''), seconds: keySeconds },
         });
         return { json: batchJson(batch) };
       },

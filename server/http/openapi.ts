@@ -1,12 +1,15 @@
 import { z } from 'zod';
 import type { Route } from './route.ts';
 
+/** `:name`, or `*name` for the rest of the path. */
+const PARAMETER = /[:*](\w+)/g;
+
 /** The OpenAPI 3.1 description of the routes, made from what they validate. */
 export function openApi(routes: readonly Route[]) {
   const paths: Record<string, Record<string, unknown>> = {};
   for (const one of routes) {
-    const path = one.path.replaceAll(/:(\w+)/g, '{$1}');
-    const names = [...one.path.matchAll(/:(\w+)/g)].map((match) => match[1] as string);
+    const path = one.path.replaceAll(PARAMETER, '{$1}');
+    const names = [...one.path.matchAll(PARAMETER)].map((match) => match[1] as string);
     const parameters: unknown[] = names.map((name) => ({
       name,
       in: 'path',

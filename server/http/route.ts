@@ -148,19 +148,28 @@ export function sendError(res: Response, error: unknown, log: Logger): void {
         ? badRequest(error.message)
         : new TasklaneError(500, 'internal error');
   if (res.locals.openai) {
-    // The SDKs repeat a conflict, which would stay one.
-    if (known.status === 409) known.headers['x-should-retry'] ??= 'false';
     if (error instanceof MalformedJson)
       known.message = `We could not parse the JSON body of your request: ${error.message}`;
     if (known.status === 401) known.message = unauthorized(res.req);
   }
-  const headers = { ...idHeaders(res), ...known.headers };
+  const reply = errorReply(res, known);
+  const headers = { ...idHeaders(res), ...reply.headers };
   if (known.status >= 500) log.error({ err: error, requestId: headers['X-BELLA-REQUEST-ID'] }, known.message);
-  send(res, {
-    status: known.status,
-    headers,
-    json: res.locals.openai ? openAiErrorBody(known) : errorBody(known),
-  });
+  send(res, { ...reply, headers });
+}
+
+/** OpenAI's clients would repeat these, to the same end: a conflict stays one, and 408, 499 and 502 say that a task has ended without an answer. */
+const FINAL = new Set([408, 409, 499, 502]);
+
+/** An error as the route's family tells it. */
+export function errorReply(res: Response, error: TasklaneError): NonNullable<Reply> {
+  const { status, headers } = error;
+  if (!res.locals.openai) return { status, headers, json: errorBody(error) };
+  return {
+    status,
+    headers: FINAL.has(status) ? { 'x-should-retry': 'false', ...headers } : headers,
+    json: openAiErrorBody(error),
+  };
 }
 
 /** What OpenAI says of a missing or a wrong key. */
@@ -176,7 +185,7 @@ export function openAiErrorBody({ status, message, openai: { param, code } }: Ta
   return { error: { message, type, param, code: status === 429 ? (code ?? 'rate_limit_exceeded') : code } };
 }
 
-export function errorBody(error: TasklaneError) {
+function errorBody(error: TasklaneError) {
   return {
     code: error.status,
     message: error.message,

@@ -16,13 +16,16 @@ export function openSse(res: Response, headers: Record<string, string>) {
   res.flushHeaders();
   const timer = setInterval(() => res.write(':\n\n'), KEEP_ALIVE_MS);
   res.on('close', () => clearInterval(timer));
+  const write = async (record: string): Promise<void> => {
+    if (!res.write(record) && !res.destroyed) await Promise.race([once(res, 'drain'), once(res, 'close')]);
+  };
   return {
-    /** Writes an event; `data` is JSON without line breaks. Resolves when a slow reader has caught up. */
-    async send(event: { id?: string; name: string; data: string }): Promise<void> {
+    /** Writes a record of the stream as it is. Resolves when a slow reader has caught up. */
+    write,
+    /** The same for an event; `data` is JSON without line breaks. */
+    send(event: { id?: string; name: string; data: string }): Promise<void> {
       const id = event.id === undefined ? '' : `id:${event.id}\n`;
-      if (!res.write(`${id}event:${event.name}\ndata:${event.data}\n\n`) && !res.destroyed) {
-        await Promise.race([once(res, 'drain'), once(res, 'close')]);
-      }
+      return write(`${id}event:${event.name}\ndata:${event.data}\n\n`);
     },
     end: () => res.end(),
   };

@@ -23,7 +23,7 @@ import {
 } from '../protocol/tasks.ts';
 import { newTask } from '../tasks/new-task.ts';
 import type { Tasks } from '../tasks/tasks.ts';
-import { answerBlocking, answerStreaming } from './answers.ts';
+import { answerBlocking, answerStreaming, putAttended, secondsUntil } from './answers.ts';
 import { checkCallback } from './check-callback.ts';
 import { keyOf } from './idempotency-key.ts';
 import { type Route, route } from './route.ts';
@@ -73,18 +73,14 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
         checkCallback(rule, body);
         const key = keyOf(req);
         const task = newTask(body, text, principal, key);
-        const [put] = await tasks.put([task]);
-        if (!put) throw new Error('a put gave no task');
-        if (task.mode !== 'callback') {
-          let secondsLeft = task.timeout;
-          if (put.state === 'repeated') secondsLeft = secondsLeftOf(await find(put.task_id, principal));
-          const keyed = key !== undefined || body.idempotency_key != null;
-          if (put.state !== 'repeated' && (keyed || task.mode === 'streaming')) tasks.readers.lookAfter(put.id);
-          return task.mode === 'blocking'
-            ? answerBlocking(tasks, { ...put, secondsLeft, keyed }, res)
-            : answerStreaming(tasks, { ...put, secondsLeft }, 0, res);
+        if (task.mode === 'callback') {
+          const [put] = await tasks.put([task]);
+          return { text: `{"code":200,"timestamp":${Date.now()},"data":"${put?.task_id}"}` };
         }
-        return { text: `{"code":200,"timestamp":${Date.now()},"data":"${put.task_id}"}` };
+        const keyed = key !== undefined || body.idempotency_key != null;
+        // The client of a stream can come back without a key, too.
+        const put = await putAttended(db, tasks, task, keyed || task.mode === 'streaming');
+        return task.mode === 'blocking' ? answerBlocking(tasks, put, res) : answerStreaming(tasks, put, 0, res);
       },
     }),
     route({
@@ -232,7 +228,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
         const task = await find(params.id, principal);
         const last = req.headers['last-event-id'];
         const after = typeof last === 'string' ? await findEvent(db, task.id, last) : 0;
-        return answerStreaming(tasks, { ...task, secondsLeft: secondsLeftOf(task) }, after, res);
+        return answerStreaming(tasks, { ...task, secondsLeft: secondsUntil(task.expires_at) }, after, res);
       },
     }),
     route({
@@ -328,8 +324,6 @@ function attemptsOf(retries: number | null | undefined): number | null {
   if (retries == null) return null;
   return retries < 0 ? MAX_INT : Math.min(retries + 1, MAX_INT);
 }
-
-const secondsLeftOf = (task: TaskStatus) => (task.expires_at - Date.now()) / 1000;
 
 /** Throws 404: what does not parse is the name of no task. */
 function idOf(taskId: string | undefined): string {

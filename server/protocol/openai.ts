@@ -24,7 +24,7 @@ function told(issue: Issue, param: string): TasklaneError {
   switch (issue.code) {
     case 'invalid_type':
       return bad(
-        `Invalid type for '${param}': expected ${article(EXPECTED[issue.expected] ?? issue.expected)}, but got ${kindOf(input, issue.expected)} instead.`,
+        `Invalid type for ${param ? `'${param}'` : 'the body'}: expected ${article(EXPECTED[issue.expected] ?? issue.expected)}, but got ${kindOf(input, issue.expected)} instead.`,
         'invalid_type',
       );
     case 'invalid_value':

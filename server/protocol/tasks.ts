@@ -8,7 +8,7 @@ const MAX_TAKE = 1000;
 const MAX_PUTS = 1000;
 const MAX_HEARTBEAT = 10_000;
 
-const PRIORITIES = { low: 1, normal: 5, high: 10, critical: 15 } as const;
+export const PRIORITIES = { low: 1, normal: 5, high: 10, critical: 15 } as const;
 const priority = z.union(
   [z.int().min(0).max(100), z.enum(['low', 'normal', 'high', 'critical']).transform((name) => PRIORITIES[name])],
   'low, normal, high, critical, or an integer from 0 to 100',
@@ -34,7 +34,7 @@ const moment = z.union(
 export const idempotencyKey = shortText(255).min(1);
 
 /** Seconds: what a mode gets without a `timeout`, and the most it may ask for. */
-const TIMEOUTS = {
+export const TIMEOUTS = {
   callback: { usual: 86_400, most: 2_592_000 },
   blocking: { usual: 300, most: 600 },
   streaming: { usual: 300, most: 600 },

@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import type { NewTask } from '../db/put-tasks.ts';
 import { memberTexts, minifyJson } from '../protocol/json.ts';
-import type { PutBody } from '../protocol/tasks.ts';
+import { PRIORITIES, type PutBody, TIMEOUTS } from '../protocol/tasks.ts';
 
 /**
  * The task that a put's body asks for. `text` is that body as it came; `key` an idempotency key from outside it, and `scope` the text that
@@ -41,10 +41,41 @@ export function newTask(
   };
 }
 
-/** The same for bodies that differ in white space, in the order of their fields, and in where they carry their key. Values count to the letter. */
-export function hashOf(body: string): string {
+/** The live task that a request to a model is: its whole body is the task's data. */
+export function newRequest(
+  request: { endpoint: string; model: string; stream: boolean; text: string },
+  who: { tenantId: number; keyId: number | null },
+  key: string | undefined,
+): NewTask {
+  const { endpoint, model, stream, text } = request;
+  const mode = stream ? 'streaming' : 'blocking';
+  // The same body at another endpoint is another request.
+  const options = key !== undefined && { idempotency_key: key, body_hash: hashOf(text, endpoint) };
+  return {
+    tenantId: who.tenantId,
+    keyId: who.keyId,
+    queue: null,
+    endpoint,
+    level: 0,
+    mode,
+    priority: PRIORITIES.normal,
+    timeout: TIMEOUTS[mode].most,
+    callbackUrl: null,
+    traceId: null,
+    model,
+    data: text,
+    options: options ? JSON.stringify(options) : null,
+  };
+}
+
+/**
+ * The same for bodies that differ in white space, in the order of their fields, and in where they carry their key. Values count to the letter. `place`
+ * is what else must be the same, such as the endpoint.
+ */
+export function hashOf(body: string, place = ''): string {
   const members = [...memberTexts(body)]
     .filter(([name]) => name !== 'idempotency_key')
     .sort(([a], [b]) => (a < b ? -1 : 1));
-  return hash('sha256', members.map(([name, text]) => `${JSON.stringify(name)}:${minifyJson(text)}`).join(','), 'hex');
+  const texts = members.map(([name, text]) => `${JSON.stringify(name)}:${minifyJson(text)}`);
+  return hash('sha256', place + texts.join(','), 'hex');
 }

@@ -19,7 +19,14 @@ export function createProgress(db: Database, bus: Bus, watchers: Watchers, feed:
       for (const [index, row] of rows.entries()) {
         if (row.seq === null) continue;
         const { eventId, eventName, data } = events[index] as Progress;
-        watchers.progressed({ id: row.id, seq: row.seq, event_id: eventId, name: eventName, data });
+        watchers.progressed({
+          id: row.id,
+          seq: row.seq,
+          attempt: row.attempt,
+          event_id: eventId,
+          name: eventName,
+          data,
+        });
         if (row.mode === 'streaming') bus.progressed(row.id);
       }
       return rows;

@@ -23,16 +23,18 @@ export function createPut(db: Database, bus: Bus, lanes: Lanes, keySeconds: numb
   });
 
   /** Wakes those that wait for work in the lanes of tasks that were put. */
-  const announcePut = (rows: readonly PutTask[]) => lanes.waiting(rows.filter((row) => row.state === 'waiting'));
+  const announcePut = (rows: readonly PutTask[]) =>
+    lanes.waiting(rows.filter((row): row is PutTask & { lane: string } => row.state === 'waiting'));
 
   /** Puts a group of tasks, all or none, and resolves once they are committed. Throws TasklaneError for the first that is refused. */
   const put = async (group: readonly NewTask[]): Promise<readonly PutTask[]> => {
     const rows = await submit(group);
     const refused = rows.findIndex((row) => row.code !== null);
     if (refused >= 0) {
-      const { code, message, retry_after: retryAfter } = rows[refused] as PutTask;
+      const { code, message, lane, retry_after: retryAfter } = rows[refused] as PutTask;
       const place = group.length > 1 ? `tasks.${refused}: ` : '';
       throw new TasklaneError(Number(code?.slice(2)), `${place}${message}`, {
+        ...(lane === null && { openai: { param: null, code: 'model_not_found' } }),
         headers: retryAfter === null ? {} : { 'Retry-After': String(retryAfter) },
       });
     }

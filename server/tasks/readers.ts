@@ -12,7 +12,7 @@ const ASK_AGAIN_MS = 500;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** Ends a task when its time is over. Gives a function that calls it off, to be called once the task has ended. */
-export function expireAt(end: End, id: string, seconds: number): () => void {
+function expireAt(end: End, id: string, seconds: number): () => void {
   let off = false;
   let timer = setTimeout(expire, Math.min(Math.max(0, seconds * 1000) + CLOCK_SLACK_MS, MAX_TIMER_MS));
   async function expire() {
@@ -29,15 +29,39 @@ export function expireAt(end: End, id: string, seconds: number): () => void {
 export function createReaders(end: End, bus: Bus) {
   const own = new Map<string, { here: number; leaving: NodeJS.Timeout | undefined }>();
 
+  const cancel = (id: string) => {
+    // Refused when it has ended meanwhile, which is as good.
+    end.cancel(id, null).catch(() => undefined);
+  };
   const waitForReader = (id: string) => {
     const stream = own.get(id);
     if (!stream) return;
     clearTimeout(stream.leaving);
     stream.leaving = setTimeout(() => {
       own.delete(id);
-      // Refused when it has ended meanwhile, which is as good.
-      end.cancel(id, null).catch(() => undefined);
+      cancel(id);
     }, RESUME_MS);
+  };
+
+  const arrive = (id: string, secondsLeft: number): ((ended: boolean) => void) => {
+    const stream = own.get(id);
+    const callOff = expireAt(end, id, secondsLeft);
+    let saying: NodeJS.Timeout | undefined;
+    if (stream) {
+      stream.here++;
+      clearTimeout(stream.leaving);
+    } else {
+      bus.reading(id);
+      saying = setInterval(() => bus.reading(id), READING_MS);
+    }
+    return (ended) => {
+      callOff();
+      clearInterval(saying);
+      if (!stream) return;
+      stream.here--;
+      if (ended) own.delete(id);
+      else if (stream.here === 0) waitForReader(id);
+    };
   };
 
   return {
@@ -47,24 +71,16 @@ export function createReaders(end: End, bus: Bus) {
     },
 
     /** A reader comes; gives the function that says it has left, and whether the stream had come to its end. */
-    arrive(id: string, secondsLeft: number): (ended: boolean) => void {
-      const stream = own.get(id);
+    arrive,
+
+    /** The same for the client of a put: unless it can come back, its leaving before the end cancels the task at once. */
+    stay(put: { id: string; secondsLeft: number; resumable: boolean }): (ended: boolean) => void {
+      const { id, secondsLeft, resumable } = put;
+      if (resumable) return arrive(id, secondsLeft);
       const callOff = expireAt(end, id, secondsLeft);
-      let saying: NodeJS.Timeout | undefined;
-      if (stream) {
-        stream.here++;
-        clearTimeout(stream.leaving);
-      } else {
-        bus.reading(id);
-        saying = setInterval(() => bus.reading(id), READING_MS);
-      }
       return (ended) => {
         callOff();
-        clearInterval(saying);
-        if (!stream) return;
-        stream.here--;
-        if (ended) own.delete(id);
-        else if (stream.here === 0) waitForReader(id);
+        if (!ended) cancel(id);
       };
     },
 

@@ -1,6 +1,6 @@
 create or replace function tasklane.emit_events(
   p_ids bigint[], p_attempts int[], p_event_ids text[], p_names text[], p_datas text[]
-) returns table (ord int, id bigint, verdict text, seq int, mode tasklane.response_mode, instance_id int)
+) returns table (ord int, id bigint, verdict text, seq int, attempt int, mode tasklane.response_mode, instance_id int)
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
@@ -28,27 +28,28 @@ begin
                                        + row_number() over (partition by i.id, i.lives order by i.ord) end as seq
     from input i
   ), stored as (
-    insert into task_event (id, seq, created_at, event_id, name, data)
-    select n.id, n.seq, now(), n.event_id, n.name, n.data::json from numbered n where n.lives
+    insert into task_event (id, seq, created_at, event_id, name, data, attempt)
+    select n.id, n.seq, now(), n.event_id, n.name, n.data::json, n.running_attempt from numbered n where n.lives
   ), events as (
     insert into event_stage (id, attempt, type, status, data)
     select n.id, n.running_attempt, 'progress', 'running',
            json_build_object('event_id', coalesce(n.event_id, n.seq::text), 'event_name', n.name, 'event_data', n.data::json)
     from numbered n where n.lives and v_recording order by n.ord
   )
-  select n.ord::int, n.id, case when n.lives then 'stored' else coalesce(task_state(n.id), 'unknown') end, n.seq::int, t.mode, t.instance_id
+  select n.ord::int, n.id, case when n.lives then 'stored' else coalesce(task_state(n.id), 'unknown') end, n.seq::int,
+         n.running_attempt, t.mode, t.instance_id
   from numbered n left join task t on t.id = n.id and n.lives
   order by n.ord;
 end
 $$;
 
 create or replace function tasklane.read_events(p_ids bigint[], p_afters int[], p_limit int default 1000)
-returns table (id bigint, seq int, event_id text, name text, data text)
+returns table (id bigint, seq int, attempt int, event_id text, name text, data text)
 language sql stable set search_path = tasklane as $$
   -- Each task's events after a number, in order, at most p_limit of each.
   select e.* from unnest(p_ids, p_afters) i(id, after)
   cross join lateral (
-    select e.id, e.seq, e.event_id, e.name, e.data::text from task_event e
+    select e.id, e.seq, e.attempt, e.event_id, e.name, e.data::text from task_event e
     where e.id = i.id and e.seq > i.after order by e.seq limit p_limit
   ) e
   order by e.id, e.seq

@@ -48,10 +48,10 @@ end
 $$;
 
 create or replace function tasklane.read_endings(p_ids bigint[])
-returns table (id bigint, outcome tasklane.outcome, status_code smallint, body text, envelope text)
+returns table (id bigint, outcome tasklane.outcome, attempt int, status_code smallint, body text, envelope text)
 language sql stable set search_path = tasklane set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
   -- How tasks ended, for those who wait for them; tasks that have not are absent.
-  select r.id, r.outcome, r.status_code, r.body::text, result_envelope(r, print_task_id(t.id, l.queue_id, l.level, t.mode))::text
+  select r.id, r.outcome, r.attempt, r.status_code, r.body::text, result_envelope(r, print_task_id(t.id, l.queue_id, l.level, t.mode))::text
   from unnest(p_ids) i(id) join result r on r.id = i.id join task t on t.id = i.id join lane l on l.lane_id = t.lane_id
 $$;
 

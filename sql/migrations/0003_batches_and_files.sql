@@ -1,4 +1,4 @@
--- Files, uploads, batches, webhook endpoints.
+-- Files, uploads, batches, webhook endpoints; which attempt reported an event.
 
 create table tasklane.file (
   file_number bigint generated always as identity primary key,
@@ -168,3 +168,6 @@ alter table tasklane.callback_delivery
   add event json;
 -- An endpoint goes with its deliveries, so they are found by the endpoint.
 create index callback_delivery_endpoint on tasklane.callback_delivery (endpoint_number) where endpoint_number is not null;
+
+alter table tasklane.task_event
+  add attempt int;                                      -- the one that reported it

@@ -69,6 +69,8 @@ describe('the examples of the documents', () => {
 
     test(`${document} shows what happens`, async () => {
       const cwd = mkdtempSync(join(tmpdir(), 'tasklane-docs-'));
+      // What a reader has installed.
+      symlinkSync(join(ROOT, 'node_modules'), join(cwd, 'node_modules'));
       mkdirSync(join(cwd, '.tasklane'));
       writeFileSync(join(cwd, '.tasklane', 'admin.key'), `${server.adminKey}\n`);
       writeFileSync(join(cwd, '.tasklane', 'database.url'), `${server.databaseUrl}\n`);

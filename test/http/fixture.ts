@@ -18,6 +18,7 @@ export const NO_SUCH_TASK = 'TASK-1-0-C-250101000000-0000-000001';
 export function fixture(env: Record<string, string> = {}) {
   let server: Server;
   const keys = { client: '', worker: '', admin: '', other: '' };
+  let second: Promise<Server> | undefined;
   let queues = 0;
   before(async () => {
     server = await startServer({ env });
@@ -28,7 +29,10 @@ export function fixture(env: Record<string, string> = {}) {
       server.key('client', 'other'),
     ]);
   });
-  after(() => server?.stop());
+  after(async () => {
+    await (await second)?.stop();
+    await server?.stop();
+  });
 
   const as =
     (role: keyof typeof keys) =>
@@ -48,6 +52,12 @@ export function fixture(env: Record<string, string> = {}) {
     admin: as('admin'),
     /** A client of another tenant. */
     other: as('other'),
+
+    /** Another server of the same database. */
+    second(): Promise<Server> {
+      second ??= startServer({ url: server.databaseUrl, env });
+      return second;
+    },
 
     /** A new queue's name. */
     async queue(endpoint = CHAT, settings: object = {}): Promise<string> {

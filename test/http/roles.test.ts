@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Answer } from '../support/server.ts';
-import { assertOpenAiError, assertRefused, fixture, NO_SUCH_TASK } from './fixture.ts';
+import { assertOpenAiError, assertRefused, CHAT, EMBED, fixture, NO_SUCH_TASK } from './fixture.ts';
 
 const f = fixture();
 
@@ -72,8 +72,17 @@ const ROUTES: [method: string, path: string, roles: string[], allowed: number, b
   ['POST', '/v1/webhook_endpoints/whe_0/rotate_secret', CLIENT, 404],
   ['POST', '/v1/webhook_endpoints/whe_0/test', CLIENT, 404, { event_type: 'batch.failed' }],
   ['GET', '/v1/webhook_event_types', CLIENT, 200],
+  ['POST', CHAT, CLIENT, 400, {}],
+  ['POST', EMBED, CLIENT, 400, {}],
+  ['POST', '/v1/completions', CLIENT, 400, {}],
+  ['POST', '/v1/responses', CLIENT, 400, {}],
+  ['POST', '/v1/moderations', CLIENT, 404, {}],
+  ['GET', '/v1/models', BOTH, 200],
+  ['GET', '/v1/models/nothing', BOTH, 404],
 ];
-const OPENAI = /^\/v1\/(webhook_endpoints|webhook_event_types)/;
+
+const OPENAI =
+  /^\/v1\/(chat\/completions|completions|embeddings|responses|moderations|models|webhook_endpoints|webhook_event_types)/;
 
 for (const [method, path, roles, allowed, body] of ROUTES) {
   const refused = OPENAI.test(path)
