@@ -113,6 +113,7 @@ async function start(
     log,
     maxLines: config.TASKLANE_BATCH_MAX_LINES,
     maxLineBytes: maxBodyBytes,
+    stopping,
     waiting: tasks.lanes.waiting,
     freed: (lanes) =>
       lanes.forEach(({ lane, limited }) => {

@@ -34,6 +34,7 @@ export function createBatchWork(deps: {
   db: Database;
   maxLines: number;
   maxLineBytes: number;
+  stopping: AbortSignal;
   /** Lets the next lines wait in ready. */
   topUp(laneIds: readonly number[]): Promise<void>;
   fold(): Promise<void>;
@@ -41,7 +42,7 @@ export function createBatchWork(deps: {
   /** A batch ended, of which webhooks may be told. */
   onCallbacks(): void;
 }) {
-  const { db, maxLines, maxLineBytes, topUp, fold, freed, onCallbacks } = deps;
+  const { db, maxLines, maxLineBytes, stopping, topUp, fold, freed, onCallbacks } = deps;
 
   const linesOf = (file: string, from: number) =>
     readLines(
@@ -71,7 +72,10 @@ export function createBatchWork(deps: {
 
   const begin = async (batch: Claimed): Promise<void> => {
     const { batch_id: id, input_file: file, endpoint } = batch;
-    const checked = await check({ file, endpoint, hasQueue: batch.queue_id !== null }, () => touchBatch(db, id));
+    const checked = await check({ file, endpoint, hasQueue: batch.queue_id !== null }, () => {
+      stopping.throwIfAborted();
+      return touchBatch(db, id);
+    });
     if (checked.errors.length > 0) {
       await failBatch(db, id, checked.errors);
       onCallbacks();
@@ -90,6 +94,7 @@ export function createBatchWork(deps: {
     let bytes = 0;
     let lines: Line[] = [];
     const put = async (last: boolean) => {
+      stopping.throwIfAborted();
       const lanes = await expandBatch(db, batch.batch_id, at, to, lines, last);
       if (!lanes) return false;
       [at, bytes, lines] = [to, 0, []];
@@ -110,6 +115,7 @@ export function createBatchWork(deps: {
   const endAll = async ({ batch_id: id }: Claimed): Promise<void> => {
     let place: LinesPlace = { p_lane_id: 0, p_after: '0' };
     while (place.p_lane_id !== null) {
+      stopping.throwIfAborted();
       const ended = await endLines(db, id, place, END_LINES);
       freed(ended.freed);
       place = ended.next;
@@ -121,8 +127,8 @@ export function createBatchWork(deps: {
     check,
 
     /** Does what there is to do for a batch, as far as that goes now. */
-    async work(id: string, signal: AbortSignal): Promise<void> {
-      while (!signal.aborted) {
+    async work(id: string): Promise<void> {
+      while (!stopping.aborted) {
         const [batch] = await claimBatches(db, [id], 0);
         if (!batch) return;
         const open = batch.total - batch.completed - batch.failed - batch.unanswered;
@@ -135,7 +141,7 @@ export function createBatchWork(deps: {
           // A line that was just moving is found by another look.
           await sleep(LOOK_AGAIN_MS);
         } else {
-          while (await writeBatch(db, id, WRITE_LINES)) if (signal.aborted) return;
+          while (await writeBatch(db, id, WRITE_LINES)) if (stopping.aborted) return;
           onCallbacks();
         }
       }

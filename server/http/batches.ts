@@ -1,5 +1,6 @@
 import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { Batches } from '../batches/batches.ts';
+import { ENDED } from '../batches/tail.ts';
 import {
   type Batch,
   cancelBatch,
@@ -24,10 +25,6 @@ import { type Route, route } from './route.ts';
 import { hangUp, openSse } from './sse.ts';
 
 const COPY_LINES = 1000;
-const TAIL_LINES = 500;
-/** A tail looks by itself as well, for what other servers have seen to end. */
-const TAIL_LOOK_MS = 1000;
-const ENDED = ['completed', 'failed', 'expired', 'cancelled'];
 
 export function batchRoutes(deps: {
   db: Database;
@@ -232,39 +229,15 @@ export function batchRoutes(deps: {
           };
         }
         const last = req.headers['last-event-id'];
-        let place = typeof last === 'string' && /^\d{1,9}$/.test(last) ? Number(last) : query.after;
+        const from = typeof last === 'string' && /^\d{1,9}$/.test(last) ? Number(last) : query.after;
         const signal = hangUp(res);
         const sse = openSse(res, {});
-        let wake: () => void = () => undefined;
-        const untail = batches.tail(id, () => wake());
         try {
-          while (!signal.aborted) {
-            const woken = new Promise<void>((resolve) => {
-              wake = resolve;
-            });
-            const batch = (await findBatch(db, id, null)) as Batch;
-            await batches.fold();
-            let read = TAIL_LINES;
-            while (read === TAIL_LINES && !signal.aborted) {
-              const rows = await readResults(db, id, place, TAIL_LINES);
-              for (const row of rows) {
-                await sse.send({ id: String(row.place), name: 'line', data: row.line });
-                place = row.place;
-              }
-              read = rows.length;
-            }
-            if (ENDED.includes(batch.status)) {
-              await sse.send({ name: 'end', data: JSON.stringify(batchJson(batch)) });
-              break;
-            }
-            await Promise.race([
-              woken,
-              new Promise((resolve) => setTimeout(resolve, TAIL_LOOK_MS)),
-              new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true })),
-            ]);
+          for await (const news of batches.tail(id, from, signal)) {
+            if ('line' in news) await sse.send({ id: String(news.place), name: 'line', data: news.line });
+            else await sse.send({ name: 'end', data: JSON.stringify(batchJson(news.batch)) });
           }
         } finally {
-          untail();
           sse.end();
         }
         return undefined;

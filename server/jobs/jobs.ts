@@ -5,6 +5,7 @@ import { createDelivery } from '../callbacks/deliver.ts';
 import type { EndedTask } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
 import { repeat } from '../db/repeat.ts';
+import { soon } from '../db/soon.ts';
 import { dropOldPartitions, foldTallies, forgetWorkers, makePartitions } from '../db/upkeep.ts';
 import { tidyAllFiles } from '../files/tidy-files.ts';
 import { expireOverdue } from '../tasks/expire-overdue.ts';
@@ -60,27 +61,15 @@ export async function startJobs(deps: {
     work_on_batch: (payload) => workOnBatch((payload as { id: string }).id),
   };
 
-  let asking = false;
-  let again = false;
-  const askForDelivery = async () => {
-    if (asking) {
-      again = true;
-      return;
-    }
-    asking = true;
-    do {
-      again = false;
-      // Every minute the crontab asks as well, so what is lost here is only late.
-      await starting
-        .then(({ addJob }) => addJob('deliver_callbacks', {}, { jobKey: 'deliver_callbacks' }))
-        .catch((error) => log.warn({ err: error }, 'could not ask for callbacks to be delivered'));
-    } while (again);
-    asking = false;
-  };
+  // Every minute the crontab asks as well, so what is lost here is only late.
+  const askForDelivery = soon(
+    async () => (await starting).addJob('deliver_callbacks', {}, { jobKey: 'deliver_callbacks' }),
+    (error) => log.warn({ err: error }, 'could not ask for callbacks to be delivered'),
+  );
 
   const options = { connectionString: url, taskList, crontab: CRONTAB, concurrency: 4, maxPoolSize: 4 };
   // Callbacks may have become due while nobody ran.
-  const starting = keepRunning(options, log, () => void askForDelivery());
+  const starting = keepRunning(options, log, askForDelivery);
   const runner = await starting;
 
   const folding = repeat(
@@ -92,7 +81,7 @@ export async function startJobs(deps: {
 
   return {
     /** There are callbacks to deliver. */
-    onCallbacks: () => void askForDelivery(),
+    onCallbacks: askForDelivery,
     /** There is work to do for these batches. What is lost here, the next look of a server finds. */
     onBatches(ids: readonly string[]): void {
       for (const id of ids) {
