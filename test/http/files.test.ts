@@ -4,7 +4,8 @@ import { request } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { formHeaders, multipart, type Part } from '../support/multipart.ts';
-import type { Answer, Json } from '../support/server.ts';
+import { type Answer, type Json, until } from '../support/server.ts';
+import { Session } from '../support/sql.ts';
 import { assertOpenAiRefused, fixture } from './fixture.ts';
 
 const BATCH_MAX = 40_000;
@@ -37,20 +38,22 @@ async function upload(value: string | Uint8Array, caller: Caller = f.client, wha
   return answer.json;
 }
 
-/** Sends a body in these pieces, chunked, and never ends it where `cut`. */
-async function sendChunked(pieces: Buffer[], cut = false): Promise<Answer | undefined> {
+/** Begins to send a form, chunked. */
+function openForm() {
   const sent = request(`${f.server.url}/v1/files`, {
     method: 'POST',
     headers: { Authorization: `Bearer ${f.keys.client}`, ...formHeaders(), 'Transfer-Encoding': 'chunked' },
   });
   sent.on('error', () => undefined);
+  return sent;
+}
+
+/** Sends a form in these pieces. */
+async function sendChunked(pieces: Buffer[]): Promise<Answer> {
+  const sent = openForm();
   for (const piece of pieces) {
     if (!sent.write(piece)) await once(sent, 'drain');
     await new Promise(setImmediate);
-  }
-  if (cut) {
-    sent.destroy();
-    return undefined;
   }
   sent.end();
   const [response] = await once(sent, 'response');
@@ -248,8 +251,8 @@ test('a form may come in pieces of any size', async () => {
       form.subarray(i * size, (i + 1) * size),
     );
     const answer = await sendChunked(pieces);
-    assert.equal(answer?.status, 200, answer?.text);
-    assert.equal((await f.client('GET', `/v1/files/${answer?.json.id}/content`)).text, line);
+    assert.equal(answer.status, 200, answer.text);
+    assert.equal((await f.client('GET', `/v1/files/${answer.json.id}/content`)).text, line);
   }
 });
 
@@ -292,11 +295,7 @@ test('a file that is too large for its purpose is a 413, whenever the purpose is
     }
   }
   const form = multipart([file(Buffer.alloc(3_000_000, 32)), purpose('user_data')]);
-  assertOpenAiRefused(
-    (await sendChunked([form.subarray(0, 2_000_000), form.subarray(2_000_000)])) as Answer,
-    413,
-    /too large/,
-  );
+  assertOpenAiRefused(await sendChunked([form.subarray(0, 2_000_000), form.subarray(2_000_000)]), 413, /too large/);
   assertOpenAiRefused(await f.client('POST', '/v1/files', form, { headers: formHeaders() }), 413, /too large/);
 });
 
@@ -319,12 +318,21 @@ test('the files of a tenant stay within its quota, and deleting makes room', asy
   await upload('of another tenant');
 });
 
-test('a client that hangs up leaves nothing that can be seen', async () => {
-  const key = await f.server.key('client', 'hasty');
-  const form = multipart([file(Buffer.alloc(80_000, 'x'), 'a.txt'), purpose('user_data')]);
-  await sendChunked([form.subarray(0, 60_000)], true);
-  assert.deepEqual((await f.server.request('GET', '/v1/files', undefined, { key })).json.data, []);
-  await upload('the next one');
+test('a client that hangs up leaves nothing that can be seen, and what it sent is given up', async () => {
+  const before = (await f.client('GET', '/v1/files')).json.data.length;
+  const session = await new Session(f.server.databaseUrl).open();
+  const begun = (condition: string) =>
+    session.value<boolean>(
+      `select count(*) = 1 from tasklane.file where not ready and filename = 'hasty.txt' and ${condition}`,
+    );
+  const sent = openForm();
+  const form = multipart([file(Buffer.alloc(80_000, 'x'), 'hasty.txt'), purpose('user_data')]);
+  sent.write(form.subarray(0, 60_000));
+  await until(() => begun('deleted_at is null'));
+  sent.destroy();
+  await until(() => begun('deleted_at is not null'));
+  await session.client.end();
+  assert.equal((await f.client('GET', '/v1/files')).json.data.length, before);
 });
 
 test('lists go through all files once, in either order, and by purpose', async () => {
