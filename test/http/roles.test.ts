@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { assertRefused, fixture, NO_SUCH_TASK } from './fixture.ts';
+import type { Answer } from '../support/server.ts';
+import { assertOpenAiRefused, assertRefused, fixture, NO_SUCH_TASK } from './fixture.ts';
 
 const f = fixture();
 
@@ -63,19 +64,33 @@ const ROUTES: [method: string, path: string, roles: string[], allowed: number, b
   ['DELETE', '/v1/schedules/schedule-999', CLIENT, 404],
   ['POST', '/v1/schedules/schedule-999/enable', CLIENT, 404],
   ['POST', '/v1/schedules/schedule-999/disable', CLIENT, 404],
+  ['POST', '/v1/files', CLIENT, 400, {}],
+  ['GET', '/v1/files', CLIENT, 200],
+  ['GET', '/v1/files/file-nowhere', CLIENT, 404],
+  ['GET', '/v1/files/file-nowhere/content', CLIENT, 404],
+  ['DELETE', '/v1/files/file-nowhere', CLIENT, 404],
+  ['POST', '/v1/uploads', CLIENT, 400, {}],
+  ['POST', '/v1/uploads/upload_nowhere/parts', CLIENT, 404],
+  ['POST', '/v1/uploads/upload_nowhere/complete', CLIENT, 404, { part_ids: ['part_x'] }],
+  ['POST', '/v1/uploads/upload_nowhere/cancel', CLIENT, 404],
 ];
+const OPENAI = /^\/v1\/(files|uploads)/;
 
 for (const [method, path, roles, allowed, body] of ROUTES) {
   test(`${method} ${path} is for ${roles.join(', ')}`, async () => {
+    const openAi = OPENAI.test(path);
     for (const role of ['client', 'worker', 'admin'] as const) {
       const answer = await f.server.request(method, path, body, { key: f.keys[role] });
-      if (!roles.includes(role)) assertRefused(answer, 403, new RegExp(`^a ${role} key may not`));
+      if (!roles.includes(role))
+        (openAi ? assertOpenAiRefused : assertRefused)(answer, 403, new RegExp(`^a ${role} key may not`));
       else assert.equal(answer.status, allowed, `${role}: ${answer.text}`);
     }
+    const unknown = (answer: Answer, code: string | null) =>
+      openAi ? assertOpenAiRefused(answer, 401, undefined, null, code) : assertRefused(answer, 401);
     for (const key of [null, '', 'sk-nobody', `${f.keys.admin}x`])
-      assertRefused(await f.server.request(method, path, body, { key }), 401);
+      unknown(await f.server.request(method, path, body, { key }), key ? 'invalid_api_key' : null);
     const basic = { headers: { Authorization: `Basic ${f.keys.admin}` }, key: null };
-    assertRefused(await f.server.request(method, path, body, basic), 401);
+    unknown(await f.server.request(method, path, body, basic), null);
   });
 }
 
