@@ -125,7 +125,7 @@ $$;
 
 create or replace function tasklane.list_files(p_tenant_id int default null, p_purpose text default null, p_after bigint default null, p_descending boolean default true, p_limit int default 20)
 returns setof file
-language plpgsql stable set search_path = tasklane as $$
+language plpgsql stable set search_path = tasklane set plan_cache_mode = force_custom_plan as $$
 -- Files, the newest or the oldest first, those beyond p_after (a file_number).
 begin
   if p_descending then
@@ -154,5 +154,5 @@ create or replace function tasklane.batch_reads(p_file_number bigint) returns bo
 language sql stable set search_path = tasklane as $$
   -- Whether some batch has still to read this file.
   select exists (
-    select from batch where input_file = p_file_number and (status = 'validating' or status = 'in_progress' and not expanded))
+    select from batch where input_file = p_file_number and status in ('validating', 'in_progress') and not (status = 'in_progress' and expanded))
 $$;

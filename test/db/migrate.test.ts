@@ -99,7 +99,7 @@ describe('schema tasklane', () => {
       "select string_agg(prosrc, '') from pg_proc where pronamespace = 'tasklane'::regnamespace",
     );
     const raised = new Set([...sources.matchAll(/TL\d\d\d/g)].map((match) => match[0]));
-    assert.deepEqual([...raised].sort(), ['TL400', 'TL404', 'TL409', 'TL429', 'TL500']);
+    assert.deepEqual([...raised].sort(), ['TL400', 'TL404', 'TL409', 'TL413', 'TL429', 'TL500']);
     const raises = [...sources.matchAll(/\braise\s+exception\b[^;]*/g)].map((match) => match[0]);
     assert.ok(raises.length > 10);
     for (const raise of raises)

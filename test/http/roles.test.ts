@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Answer } from '../support/server.ts';
-import { assertOpenAiError, assertRefused, CHAT, EMBED, fixture, NO_SUCH_TASK } from './fixture.ts';
+import { assertOpenAiRefused, assertRefused, CHAT, EMBED, fixture, NO_SUCH_TASK } from './fixture.ts';
 
 const f = fixture();
+const NO_BATCH = 'BATCH-0-1-250101000000-0000-000001';
 
 const CLIENT = ['client', 'admin'];
 const WORKER = ['worker', 'admin'];
@@ -11,7 +12,8 @@ const BOTH = ['client', 'worker', 'admin'];
 const ADMIN = ['admin'];
 
 // Calls that change nothing for a key that may make them: 400 for an empty body, 404 for what there is not.
-const ROUTES: [method: string, path: string, roles: string[], allowed: number, body?: object][] = [
+type Row = [method: string, path: string, roles: string[], allowed: number, body?: object];
+const ROUTES: Row[] = [
   ['POST', '/v1/queue/put', CLIENT, 400, {}],
   ['POST', '/v1/queue/puts', CLIENT, 400, {}],
   ['POST', '/v1/queue/take', WORKER, 400, {}],
@@ -79,25 +81,43 @@ const ROUTES: [method: string, path: string, roles: string[], allowed: number, b
   ['POST', '/v1/moderations', CLIENT, 404, {}],
   ['GET', '/v1/models', BOTH, 200],
   ['GET', '/v1/models/nothing', BOTH, 404],
+  ['POST', '/v1/files', CLIENT, 400, {}],
+  ['GET', '/v1/files', CLIENT, 200],
+  ['GET', '/v1/files/file-nowhere', CLIENT, 404],
+  ['GET', '/v1/files/file-nowhere/content', CLIENT, 404],
+  ['DELETE', '/v1/files/file-nowhere', CLIENT, 404],
+  ['POST', '/v1/uploads', CLIENT, 400, {}],
+  ['POST', '/v1/uploads/upload_nowhere/parts', CLIENT, 404],
+  ['POST', '/v1/uploads/upload_nowhere/complete', CLIENT, 404, { part_ids: ['part_x'] }],
+  ['POST', '/v1/uploads/upload_nowhere/cancel', CLIENT, 404],
+  ['POST', '/v1/batches', CLIENT, 400, {}],
+  ['GET', '/v1/batches', CLIENT, 200],
+  ['POST', '/v1/batches/validate', CLIENT, 400, {}],
+  ['GET', `/v1/batches/${NO_BATCH}`, CLIENT, 404],
+  ...['cancel', 'pause', 'resume', 'retry_failed'].map(
+    (what): Row => ['POST', `/v1/batches/${NO_BATCH}/${what}`, CLIENT, 404],
+  ),
+  ['GET', `/v1/batches/${NO_BATCH}/explain`, CLIENT, 404],
+  ['GET', `/v1/batches/${NO_BATCH}/results`, CLIENT, 404],
 ];
-
 const OPENAI =
-  /^\/v1\/(chat\/completions|completions|embeddings|responses|moderations|models|webhook_endpoints|webhook_event_types)/;
+  /^\/v1\/(chat\/completions|completions|embeddings|responses|moderations|models|files|uploads|batches|webhook_endpoints|webhook_event_types)/;
 
 for (const [method, path, roles, allowed, body] of ROUTES) {
-  const refused = OPENAI.test(path)
-    ? (answer: Answer, status: number, message?: RegExp) => assertOpenAiError(answer, status, undefined, message)
-    : assertRefused;
   test(`${method} ${path} is for ${roles.join(', ')}`, async () => {
+    const openAi = OPENAI.test(path);
     for (const role of ['client', 'worker', 'admin'] as const) {
       const answer = await f.server.request(method, path, body, { key: f.keys[role] });
-      if (!roles.includes(role)) refused(answer, 403, new RegExp(`^a ${role} key may not`));
+      if (!roles.includes(role))
+        (openAi ? assertOpenAiRefused : assertRefused)(answer, 403, new RegExp(`^a ${role} key may not`));
       else assert.equal(answer.status, allowed, `${role}: ${answer.text}`);
     }
+    const unknown = (answer: Answer, code: string | null) =>
+      openAi ? assertOpenAiRefused(answer, 401, undefined, null, code) : assertRefused(answer, 401);
     for (const key of [null, '', 'sk-nobody', `${f.keys.admin}x`])
-      refused(await f.server.request(method, path, body, { key }), 401);
+      unknown(await f.server.request(method, path, body, { key }), key ? 'invalid_api_key' : null);
     const basic = { headers: { Authorization: `Basic ${f.keys.admin}` }, key: null };
-    refused(await f.server.request(method, path, body, basic), 401);
+    unknown(await f.server.request(method, path, body, basic), null);
   });
 }
 

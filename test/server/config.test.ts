@@ -15,6 +15,9 @@ test('without any setting the defaults are those of the contract', () => {
     TASKLANE_CALLBACK_ALLOW: [],
     TASKLANE_EVENT_RETENTION_SECONDS: 86_400,
     TASKLANE_IDEMPOTENCY_SECONDS: 86_400,
+    TASKLANE_BATCH_MAX_BYTES: 104_857_600,
+    TASKLANE_BATCH_MAX_LINES: 50_000,
+    TASKLANE_FILE_MAX_BYTES: 536_870_912,
   });
 });
 
@@ -72,6 +75,10 @@ const BAD: [string, string][] = [
   ['TASKLANE_EVENT_RETENTION_SECONDS', '31536001'],
   ['TASKLANE_IDEMPOTENCY_SECONDS', '0'],
   ['TASKLANE_IDEMPOTENCY_SECONDS', '31536001'],
+  ['TASKLANE_BATCH_MAX_BYTES', '1023'],
+  ['TASKLANE_BATCH_MAX_LINES', '0'],
+  ['TASKLANE_FILE_MAX_BYTES', '8589934593'],
+  ['TASKLANE_FILE_QUOTA_BYTES', '-1'],
 ];
 for (const [name, value] of BAD) {
   test(`${name}=${value} is refused by name, without its value`, () => {
