@@ -154,5 +154,6 @@ create or replace function tasklane.batch_reads(p_file_number bigint) returns bo
 language sql stable set search_path = tasklane as $$
   -- Whether some batch has still to read this file.
   select exists (
-    select from batch where input_file = p_file_number and status in ('validating', 'in_progress') and not (status = 'in_progress' and expanded))
+    select from batch where input_file = p_file_number and not expanded
+      and (status = 'validating' or total > 0 and status in ('in_progress', 'finalizing', 'cancelling')))
 $$;

@@ -58,7 +58,7 @@ async function sendChunked(pieces: Buffer[]): Promise<Answer> {
   sent.end();
   const [response] = await once(sent, 'response');
   const body = await text(response);
-  const headers = new Headers({ 'content-type': response.headers['content-type'] });
+  const headers = new Headers(response.headers);
   return { status: response.statusCode, headers, text: body, json: JSON.parse(body) };
 }
 

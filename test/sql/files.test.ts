@@ -33,8 +33,8 @@ async function tidy(idle = '1 hour', limit = 2): Promise<void> {
 let batches = 0n;
 const batch = (more: Record<string, unknown>) =>
   db.value<bigint>(
-    `insert into tasklane.batch (batch_id, tenant_id, endpoint, input_file, input_file_id, completion_window, created_at, expires_at, status, expanded, output_file)
-     values ($1, 1, '/', $2, '', '24h', now(), now(), $3, $4, $5) returning batch_id`,
+    `insert into tasklane.batch (batch_id, tenant_id, endpoint, input_file, input_file_id, completion_window, created_at, expires_at, status, expanded, output_file, total)
+     values ($1, 1, '/', $2, '', '24h', now(), now(), $3, $4, $5, 1) returning batch_id`,
     [++batches, more.input ?? 0n, more.status ?? 'in_progress', more.expanded ?? false, more.output ?? null],
   );
 
@@ -130,6 +130,7 @@ test('chunks stay for as long as a batch has still to read them, and others do n
     ['validating', false, true],
     ['in_progress', false, true],
     ['in_progress', true, false],
+    ['cancelling', false, true],
     ['finalizing', true, false],
     ['completed', true, false],
     ['failed', false, false],
