@@ -58,7 +58,7 @@ export async function checkLines(
       const add = (code: string, message: string, param: string | null = null) => {
         errors.push({ code, message, param, line: line.number });
       };
-      if (line.text === undefined) add('line_too_long', `This line is longer than ${rules.maxLineBytes} bytes.`);
+      if (line.text === null) add('line_too_long', `This line is longer than ${rules.maxLineBytes} bytes.`);
       else if (value === undefined) add('invalid_json_line', 'This line is not parseable as valid JSON.');
       else {
         checkLine(value, rules, routes, customIds, add);
@@ -159,7 +159,7 @@ const NAMES: Record<string, string> = {
 };
 
 function parsedOf({ text }: InputLine): Json | undefined {
-  if (text === undefined) return undefined;
+  if (text === null) return undefined;
   try {
     const value = parseJson(text);
     return isObject(value) ? value : undefined;

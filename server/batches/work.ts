@@ -13,7 +13,6 @@ import {
   writeBatch,
 } from '../db/batches.ts';
 import type { EndedLane } from '../db/end-tasks.ts';
-import { readChunk } from '../db/files.ts';
 import type { Database } from '../db/open.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import { checkLines, lineOf } from './check-lines.ts';
@@ -44,15 +43,7 @@ export function createBatchWork(deps: {
 }) {
   const { db, maxLines, maxLineBytes, stopping, topUp, fold, freed, onCallbacks } = deps;
 
-  const linesOf = (file: string, from: number) =>
-    readLines(
-      async (at) => {
-        const chunk = await readChunk(db, file, at);
-        return chunk?.bytes.subarray(at - chunk.at);
-      },
-      from,
-      maxLineBytes,
-    );
+  const linesOf = (file: string, from: number) => readLines(db, file, from, maxLineBytes);
 
   const check = (
     input: { file: string; endpoint: string; hasQueue: boolean },
@@ -104,8 +95,8 @@ export function createBatchWork(deps: {
     for await (const group of linesOf(batch.input_file, at)) {
       for (const line of group) {
         lines.push(lineOf(line));
-        bytes += line.end - to;
-        to = line.end;
+        bytes += line.ends - to;
+        to = line.ends;
         if ((lines.length >= EXPAND_LINES || bytes >= EXPAND_BYTES) && !(await put(false))) return false;
       }
     }

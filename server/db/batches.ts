@@ -157,6 +157,15 @@ export async function startBatch(db: Database, id: string, models: ReadonlyMap<s
   return row?.start_batch ?? false;
 }
 
+/** The lines of a file from a byte on that begins one; none at the end. `line` is null where it is longer than `maxBytes`. */
+export function readFileLines(db: Database, file: string, from: number, maxBytes: number) {
+  return db.call<{ ends: string; line: string | null }>(
+    'read_lines',
+    [file, from, maxBytes],
+    ['bigint', 'bigint', 'int'],
+  );
+}
+
 /** A line of a batch's input; `data` is its body as it is written. */
 export type Line = { customId: string; model: string; data: string };
 
