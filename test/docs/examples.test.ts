@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  globSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -60,6 +69,8 @@ describe('the examples of the documents', () => {
 
     test(`${document} shows what happens`, async () => {
       const cwd = mkdtempSync(join(tmpdir(), 'tasklane-docs-'));
+      // What a reader has installed.
+      symlinkSync(join(ROOT, 'node_modules'), join(cwd, 'node_modules'));
       mkdirSync(join(cwd, '.tasklane'));
       writeFileSync(join(cwd, '.tasklane', 'admin.key'), `${server.adminKey}\n`);
       writeFileSync(join(cwd, '.tasklane', 'database.url'), `${server.databaseUrl}\n`);
