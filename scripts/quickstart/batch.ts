@@ -16,7 +16,7 @@ type Line = {
 };
 
 const LOOK_MS = 100;
-const BAR = 24;
+const BAR = 16;
 const ENDED = ['completed', 'failed', 'expired', 'cancelled'];
 
 /** As a program written for OpenAI does it: a file of requests in, a file of answers out. Beside it, live questions for as long as it takes. */
@@ -78,7 +78,7 @@ async function watch(openai: OpenAI, created: Batch, live: readonly number[], si
       const done = completed + failed;
       const share = total === 0 ? 0 : done / total;
       const bar = '■'.repeat(share * BAR).padEnd(BAR, '·');
-      const told = total === 0 ? '' : `  ${bar}  ${done} of ${total}, ${count(live.length, 'live answer')} beside it`;
+      const told = total === 0 ? '' : `  ${bar}  ${done} of ${total}, ${count(live.length, 'live answer')}`;
       line.to(`${batch.status.padEnd(11)}${told}`.trimEnd(), `${batch.status} ${Math.floor(share * 4)}`);
       if (ENDED.includes(batch.status)) return batch;
       await pause(LOOK_MS, undefined, { signal });
