@@ -6,6 +6,7 @@ import pg from 'pg';
 import { pino } from 'pino';
 import { startEmbeddedPostgres } from '../../server/db/embedded.ts';
 import { migrate } from '../../server/db/migrate.ts';
+import { SERVER } from '../server.ts';
 import { batchRows } from './batches.ts';
 import { client, hammer, KEY } from './client.ts';
 import { type Running, start } from './processes.ts';
@@ -52,7 +53,7 @@ try {
 }
 
 async function single(clusterUrl: string): Promise<void> {
-  const echo = await start('scripts/bench/echo.ts', {});
+  const echo = await start(['scripts/bench/echo.ts'], {});
   stops.push(echo.stop);
   const main = await server(clusterUrl, 'bench_main');
   await puts(echo, main);
@@ -71,7 +72,7 @@ async function server(clusterUrl: string, database: string): Promise<Running & {
   const url = new URL(clusterUrl);
   url.pathname = `/${database}`;
   await migrate(url.href);
-  const running = await start('server/main.ts', {
+  const running = await start(SERVER, {
     PORT: '0',
     DATABASE_URL: url.href,
     TASKLANE_ADMIN_KEY: KEY,

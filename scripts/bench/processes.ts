@@ -4,10 +4,11 @@ import { fileURLToPath } from 'node:url';
 
 export type Running = { url: string; pid: number; stop(): Promise<void> };
 
-/** Starts one of our programs and waits for the line that says where it listens. */
-export async function start(script: string, env: Record<string, string>): Promise<Running> {
-  const path = fileURLToPath(new URL(`../../${script}`, import.meta.url));
-  const child: ChildProcess = spawn(process.execPath, [path], {
+/** Starts one of our programs, with flags before its name, and waits for the line that says where it listens. */
+export async function start(program: readonly string[], env: Record<string, string>): Promise<Running> {
+  const script = program.at(-1);
+  const child: ChildProcess = spawn(process.execPath, program, {
+    cwd: fileURLToPath(new URL('../../', import.meta.url)),
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'inherit'],
   });

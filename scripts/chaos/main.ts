@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util';
 import pg from 'pg';
 import { pino } from 'pino';
 import { startEmbeddedPostgres } from '../../server/db/embedded.ts';
+import { SERVER } from '../server.ts';
 import { type Answer, account, type Evidence, type Found, type Take } from './account.ts';
 import { killPostmaster } from './postmaster.ts';
 
@@ -155,7 +156,7 @@ async function run(): Promise<boolean> {
 
 async function startServer(port: string): Promise<{ url: string; child: ChildProcess }> {
   for (;;) {
-    const child = spawn(process.execPath, ['server/main.ts'], {
+    const child = spawn(process.execPath, SERVER, {
       cwd: join(import.meta.dirname, '..', '..'),
       env: {
         PATH: process.env.PATH,

@@ -1,13 +1,18 @@
 /** The part of OpenAI's chat completions that the quickstart speaks. */
+import { randomUUID } from 'node:crypto';
 
 export type Message = { role: string; content: string };
 export type ChatRequest = { model?: string; messages: Message[] };
+export type Usage = { prompt_tokens: number; completion_tokens: number; total_tokens: number };
 
-export function completion(model: string, content: string) {
+export function completion(model: string, content: string, usage?: Usage) {
   return {
+    id: `chatcmpl-${randomUUID()}`,
     object: 'chat.completion',
+    created: Math.floor(Date.now() / 1000),
     model,
     choices: [{ index: 0, message: { role: 'assistant', content }, finish_reason: 'stop' }],
+    ...(usage && { usage }),
   };
 }
 

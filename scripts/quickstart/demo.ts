@@ -1,3 +1,4 @@
+import type OpenAI from 'openai';
 import { contentOf, deltaOf } from './chat.ts';
 import { type Checks, clip } from './checks.ts';
 import type { Ask } from './input.ts';
@@ -8,15 +9,17 @@ import type { Tasklane } from './tasklane.ts';
 
 export type Demo = {
   client: Tasklane;
+  openai: OpenAI;
   receiver: Awaited<ReturnType<typeof startReceiver>>;
   checks: Checks;
   /** Aborts when the quickstart is to stop, or waits too long. */
   signal: AbortSignal;
 };
 
-type Envelope = { status_code: number; request_id: string; body: unknown };
+export type Envelope = { status_code: number; request_id: string; body: unknown };
 
 const WIDTH = 96;
+const [LIVE] = LIVE_FIRST.lanes;
 
 const putTo = (lane: string, ask: Ask, more: object) => ({
   queue: queueOf(lane),
@@ -28,42 +31,34 @@ const putTo = (lane: string, ask: Ask, more: object) => ({
 
 export async function askByCallback({ client, receiver, checks, signal }: Demo, ask: Ask): Promise<void> {
   const started = performance.now();
-  const [live] = LIVE_FIRST.lanes;
-  const put = await client.call<{ data: string }>(
-    'POST',
-    '/v1/queue/put',
-    putTo(live, ask, { response_mode: 'callback', callback_url: receiver.url }),
-    signal,
-  );
-  show.line('asked', clip(ask.title, WIDTH));
-  show.line('reply', `${put.data}, after ${milliseconds(started)}`);
-  const callback = await receiver.callbackOf(put.data, signal);
+  const put = putTo(LIVE, ask, { callback_url: receiver.url });
+  const { data: id } = await client.call<{ data: string }>('POST', '/v1/queue/put', put, signal);
+  const taken = milliseconds(started);
+  const callback = await receiver.callbackOf(id, signal);
   const ok = checkCallback(checks, ask, callback);
-  show.line('callback', clip(contentOf((callback.body as Envelope).body) ?? '', WIDTH));
-  show.line('', verdict(ok, `signed, after ${milliseconds(started, callback.at)}`));
+  show.line('callback', clip(`${ask.question} → ${contentOf((callback.body as Envelope).body)}`, WIDTH));
+  show.line(
+    '',
+    verdict(ok, `the put was answered after ${taken}; posted, signed, after ${milliseconds(started, callback.at)}`),
+  );
 }
 
-export async function askBlocking({ client, checks, signal }: Demo, ask: Ask): Promise<void> {
+export async function askBlocking(demo: Demo, ask: Ask): Promise<void> {
   const started = performance.now();
-  show.line('asked', clip(ask.title, WIDTH));
-  const [live] = LIVE_FIRST.lanes;
-  const reply = await client.request('POST', '/v1/queue/put', putTo(live, ask, { response_mode: 'blocking' }), signal);
+  const { ok, json } = await askOnce(demo, ask);
   const took = milliseconds(started);
-  const ok = checks.check(ask, reply.json, { [`the status was ${reply.status}`]: reply.status === 200 });
-  show.line('reply', clip(contentOf(reply.json) ?? JSON.stringify(reply.json), WIDTH));
-  show.line('', verdict(ok, `after ${took}`));
+  show.line('blocking', clip(`${ask.question} → ${contentOf(json) ?? JSON.stringify(json)}`, WIDTH));
+  show.line('', verdict(ok, `the reply to the put, after ${took}`));
 }
 
 export async function askStreaming({ client, checks, signal }: Demo, ask: Ask): Promise<void> {
   const started = performance.now();
-  show.line('asked', clip(ask.title, WIDTH));
-  show.begin('reply');
-  const [live] = LIVE_FIRST.lanes;
+  show.begin('streaming', `${ask.question} → `);
   let streamed = '';
   let chunks = 0;
   let first = started;
   let end: Envelope | undefined;
-  for await (const event of client.stream(putTo(live, ask, { response_mode: 'streaming' }), signal)) {
+  for await (const event of client.stream(putTo(LIVE, ask, { response_mode: 'streaming' }), signal)) {
     if (event.name === 'chunk') {
       if (chunks++ === 0) first = performance.now();
       const piece = deltaOf(event.data);
@@ -78,51 +73,12 @@ export async function askStreaming({ client, checks, signal }: Demo, ask: Ask): 
   show.line('', verdict(ok, `${chunks} pieces, the first after ${milliseconds(started, first)}`));
 }
 
-/** Many tasks at level 1 in one call, and live questions at level 0 for as long as those take. */
-export async function askInBulk(demo: Demo, asks: readonly Ask[], live: readonly Ask[]): Promise<void> {
-  const { client, checks, signal } = demo;
-  const [liveLane, bulkLane] = LIVE_FIRST.lanes as [string, string];
-  const started = performance.now();
-  let done = false;
-  const answered = putAll(
-    demo,
-    asks.map((ask) => ({ lane: bulkLane, ask })),
-  );
-  // Its failure is awaited below; here it only ends the loop.
-  void answered
-    .catch(() => undefined)
-    .then(() => {
-      done = true;
-    });
-  const liveIds: string[] = [];
-  const times: number[] = [];
-  let liveRight = 0;
-  while (!done || times.length < live.length) {
-    const ask = live[times.length % live.length] as Ask;
-    const asked = performance.now();
-    const reply = await client.request(
-      'POST',
-      '/v1/queue/put',
-      putTo(liveLane, ask, { response_mode: 'blocking' }),
-      signal,
-    );
-    times.push(performance.now() - asked);
-    liveIds.push(reply.headers.get('x-task-id') ?? '');
-    if (checks.check(ask, reply.json, { [`the status was ${reply.status}`]: reply.status === 200 })) liveRight++;
-  }
-  const { numbers, right, lastAt } = await answered;
-
-  const lastOfBulk = Math.max(...numbers);
-  const liveTasks = await Promise.all(
-    liveIds.map((id) => client.call<{ result?: Envelope }>('GET', `/v1/queue/${id}`, undefined, signal)),
-  );
-  const ahead = liveTasks.filter((task) => numberOf(task.result) < lastOfBulk).length;
-  show.line('level 1', `${right} of ${asks.length} callbacks right, the last after ${milliseconds(started, lastAt)}`);
-  show.line(
-    'level 0',
-    `${liveRight} of ${times.length} blocking replies right, half of them within ${median(times)} ms`,
-  );
-  show.line('', `${ahead} of these were begun while tasks waited at level 1`);
+/** A blocking put, checked. */
+export async function askOnce({ client, checks, signal }: Demo, ask: Ask) {
+  const put = putTo(LIVE, ask, { response_mode: 'blocking' });
+  const { status, headers, json } = await client.request('POST', '/v1/queue/put', put, signal);
+  const ok = checks.check(ask, json, { [`the status was ${status}`]: status === 200 });
+  return { ok, json, id: headers.get('x-task-id') ?? '' };
 }
 
 /** fifo: the oldest task over all lanes. */
@@ -183,7 +139,6 @@ async function putAll({ client, receiver, checks, signal }: Demo, puts: readonly
   const tasks = puts.map(({ lane, ask }) => putTo(lane, ask, { callback_url: receiver.url }));
   const { data: ids } = await client.call<{ data: string[] }>('POST', '/v1/queue/puts', { tasks }, signal);
   let right = 0;
-  let lastAt = 0;
   const numbers = await Promise.all(
     puts.map(async ({ ask }, index) => {
       const id = ids[index] as string;
@@ -193,11 +148,10 @@ async function putAll({ client, receiver, checks, signal }: Demo, puts: readonly
         return Number.NaN;
       }
       if (checkCallback(checks, ask, callback)) right++;
-      lastAt = Math.max(lastAt, callback.at);
       return numberOf(callback.body as Envelope);
     }),
   );
-  return { numbers, right, lastAt };
+  return { numbers, right };
 }
 
 function checkCallback(checks: Checks, ask: Ask, { body, signed }: Callback): boolean {
@@ -209,14 +163,10 @@ function checkCallback(checks: Checks, ask: Ask, { body, signed }: Callback): bo
 }
 
 /** The worker numbers its answers in the order in which it began them. */
-function numberOf(result: Envelope | undefined): number {
+export function numberOf(result: { request_id: string } | null | undefined): number {
   return Number(/^demo-(\d+)$/.exec(result?.request_id ?? '')?.[1]);
 }
 
 function verdict(ok: boolean, how: string): string {
   return ok ? `right; ${how}` : `WRONG; ${how}`;
-}
-
-function median(times: readonly number[]): number {
-  return Math.round(times.toSorted((a, b) => a - b)[times.length >> 1] ?? 0);
 }

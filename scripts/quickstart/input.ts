@@ -6,6 +6,7 @@ import { answerTo, QUESTIONS, splitSections } from './reader.ts';
 export type Ask = {
   /** For people: what is asked of which section. */
   title: string;
+  question: string;
   data: ChatRequest;
   /** What the demo worker must answer. */
   expected: string;
@@ -26,7 +27,7 @@ export function readInput(root: string): { asks: Ask[]; sections: number; docume
           { role: 'user', content: `${question}\n\n${text}` },
         ],
       };
-      return { title: `${file}, "${title}": ${question}`, data, expected: answerTo(data.messages) };
+      return { title: `${file}, "${title}": ${question}`, question, data, expected: answerTo(data.messages) };
     }),
   );
   return { asks, sections: sections.length, documents: files.length };

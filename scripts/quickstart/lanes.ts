@@ -10,7 +10,7 @@ export type Taking = {
   takers: number;
 };
 
-/** Live questions first, and bulk work in what capacity they leave. */
+/** Live questions first, and the lines of batches in what capacity they leave. */
 export const LIVE_FIRST: Taking = {
   strategy: 'active_passive',
   lanes: ['documents:0', 'documents:1'],

@@ -1,11 +1,12 @@
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import OpenAI from 'openai';
+import { runBatch } from './batch.ts';
 import { createChecks } from './checks.ts';
 import {
   askBlocking,
   askByCallback,
-  askInBulk,
   askInTurn,
   askOldestFirst,
   askOneAtATime,
@@ -14,18 +15,20 @@ import {
 } from './demo.ts';
 import { type Ask, readInput } from './input.ts';
 import { ENDPOINT, LIVE_FIRST, QUEUES } from './lanes.ts';
+import { showWhatNext } from './next.ts';
 import { Plain, startServer, startWorker } from './processes.ts';
 import { QUESTIONS } from './reader.ts';
 import { startReceiver } from './receiver.ts';
 import { milliseconds, show } from './show.ts';
 import { connect, type Tasklane } from './tasklane.ts';
 
-const USAGE = `sh scripts/quickstart.sh [--exit] [--tasks N]
+const USAGE = `sh scripts/quickstart.sh [--exit] [--lines N]
 
-Starts Tasklane on a Postgres of its own, sends this project's documents through it, and leaves it running until Ctrl-C.
+Starts Tasklane on a Postgres of its own, runs a batch over this project's documents with OpenAI's package, and leaves it running
+until Ctrl-C.
 
   --exit      stop everything at the end; status 0 only if every answer came back right
-  --tasks N   how many bulk tasks to send (300; 20 to a real model)
+  --lines N   how many requests the batch has (300; 20 for a real model)
 
 PORT (8080), HOST and TASKLANE_DATA_DIR (.tasklane) as for the server. With OPENAI_BASE_URL set, the worker asks that model
 server (OPENAI_API_KEY, OPENAI_MODEL) instead of answering itself.`;
@@ -46,7 +49,7 @@ async function main(): Promise<number> {
   const started = performance.now();
   const { asks, sections, documents } = readInput(ROOT);
 
-  show.heading('Tasklane', 'a queue server that needs nothing but Postgres');
+  show.heading('Tasklane', 'the Batch API for your own models, on nothing but Postgres');
   if (DATABASE_URL) show.line('note', 'DATABASE_URL is left alone: the quickstart uses a Postgres of its own');
   const port = Number(PORT || 8080);
   if (!Number.isInteger(port) || port < 0 || port > 65_535) throw new Plain(`PORT is ${PORT}, and no port`);
@@ -56,11 +59,13 @@ async function main(): Promise<number> {
   show.line('server', `${server.url}, its Postgres in ${dataDir}, ready after ${milliseconds(started)}`);
   const adminKey = TASKLANE_ADMIN_KEY || readFileSync(resolve(ROOT, dataDir, 'admin.key'), 'utf8').trim();
   const admin = connect(server.url, adminKey);
-  const client = connect(server.url, await makeKey(admin, 'client'));
+  const clientKey = await makeKey(admin, 'client');
+  const client = connect(server.url, clientKey);
+  const openai = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: clientKey });
   const workerKey = await makeKey(admin, 'worker');
   for (const queue of QUEUES) await admin.call('POST', '/v1/queue/register', { queue, endpoint: ENDPOINT });
   show.line('queues', `${QUEUES.join(', ')}; for ${ENDPOINT}`);
-  await cancelLeftovers(client);
+  await cancelLeftovers(client, openai);
 
   const worker = startWorker({ root: ROOT, dataDir, url: server.url, key: workerKey });
   stops.unshift(worker.stop);
@@ -86,7 +91,7 @@ async function main(): Promise<number> {
   const late = AbortSignal.timeout(realModel ? PATIENCE_MS.realModel : PATIENCE_MS.demo);
   const signal = AbortSignal.any([interrupted.signal, died.signal, late]);
 
-  const total = await runDemo({ client, receiver, checks, signal }, asks, options.tasks);
+  const total = await runDemo({ client, openai, receiver, checks, signal }, asks, options.lines);
   interrupted.signal.throwIfAborted();
   const ok = checks.wrong.length === 0;
   if (ok) show.plain(`\nAll ${checks.right} answers came back and were right, in ${milliseconds(total.started)}.`);
@@ -98,17 +103,17 @@ async function main(): Promise<number> {
   }
   if (options.exit) return ok ? 0 : 1;
 
-  showWhatNext(server.url, dataDir, [server.log, worker.log]);
+  showWhatNext({ url: server.url, dataDir, logs: [server.log, worker.log], ownKey: Boolean(TASKLANE_ADMIN_KEY) });
   const what = await Promise.race([ended, new Promise((done) => interrupted.signal.addEventListener('abort', done))]);
   if (typeof what !== 'string' || interrupted.signal.aborted) return 0;
   show.plain(what);
   return 1;
 }
 
-async function runDemo(demo: Demo, asks: readonly Ask[], bulk: number): Promise<{ started: number }> {
+async function runDemo(demo: Demo, asks: readonly Ask[], lines: number): Promise<{ started: number }> {
   const started = performance.now();
   const pick = (question: number) =>
-    asks.find((ask) => ask.title.startsWith('README.md') && ask.title.endsWith(QUESTIONS[question] as string)) ??
+    asks.find((ask) => ask.title.startsWith('README.md') && ask.question === QUESTIONS[question]) ??
     (asks[question] as Ask);
   const some = (count: number, from: number) =>
     Array.from({ length: count }, (_, index) => asks[(from + index) % asks.length] as Ask);
@@ -124,17 +129,15 @@ async function runDemo(demo: Demo, asks: readonly Ask[], bulk: number): Promise<
     }
   };
 
-  show.heading('callback', 'the put is answered with an id, and the answer is posted to a URL');
+  show.heading('batch', "a file of requests in, a file of answers out, by OpenAI's package; live questions go first");
+  await part(() => runBatch(demo, some(lines, 0), some(realModel ? 2 : 10, lines)));
+  show.heading('tasks', 'one by one over the Task API: the answer is posted to a URL, is the reply, or is a stream');
   await part(() => askByCallback(demo, pick(0)));
-  show.heading('blocking', 'the reply to the put is the answer');
   await part(() => askBlocking(demo, pick(1)));
-  show.heading('streaming', 'the reply to the put is a stream of what the worker reports');
   await part(() => askStreaming(demo, pick(2)));
-  show.heading('bulk', `${bulk} tasks at level 1 in one call; live questions at level 0 beside them`);
-  await part(() => askInBulk(demo, some(bulk, 0), some(realModel ? 2 : 10, bulk)));
   show.heading(
     'strategies',
-    'which waiting task a worker gets: tasks in the order they were taken, named by lane and place in the put',
+    'which waiting task a worker gets: tasks as they were taken, named by lane and place in the put',
   );
   show.line(
     LIVE_FIRST.strategy.padEnd(16),
@@ -146,18 +149,19 @@ async function runDemo(demo: Demo, asks: readonly Ask[], bulk: number): Promise<
   return { started };
 }
 
-function readOptions(): { exit: boolean; tasks: number } {
+function readOptions(): { exit: boolean; lines: number } {
   try {
     const { values } = parseArgs({
-      options: { exit: { type: 'boolean', default: false }, tasks: { type: 'string' }, help: { type: 'boolean' } },
+      options: { exit: { type: 'boolean', default: false }, lines: { type: 'string' }, help: { type: 'boolean' } },
     });
     if (values.help) {
       show.plain(USAGE);
       process.exit(0);
     }
-    const tasks = Number(values.tasks ?? (realModel ? 20 : 300));
-    if (!Number.isInteger(tasks) || tasks < 1 || tasks > 1000) throw new Error('--tasks takes a number from 1 to 1000');
-    return { exit: values.exit, tasks };
+    const lines = Number(values.lines ?? (realModel ? 20 : 300));
+    if (!Number.isInteger(lines) || lines < 1 || lines > 50_000)
+      throw new Error('--lines takes a number from 1 to 50000');
+    return { exit: values.exit, lines };
   } catch (error) {
     throw new Plain(`${(error as Error).message}\n\n${USAGE}`);
   }
@@ -173,30 +177,14 @@ async function makeKey(admin: Tasklane, role: string): Promise<string> {
 }
 
 /** What an interrupted run left behind would stand in this one's way. */
-async function cancelLeftovers(client: Tasklane): Promise<void> {
+async function cancelLeftovers(client: Tasklane, openai: OpenAI): Promise<void> {
+  for await (const { id, status } of openai.batches.list()) {
+    if (['validating', 'in_progress'].includes(status)) await openai.batches.cancel(id);
+  }
   for (const status of ['waiting', 'running']) {
     const { data } = await client.call<{ data: { task_id: string }[] }>('GET', `/v1/tasks?status=${status}&limit=1000`);
     await Promise.all(data.map(({ task_id }) => client.request('POST', `/v1/queue/${task_id}/cancel`)));
   }
-}
-
-function showWhatNext(url: string, dataDir: string, logs: string[]): void {
-  const key = TASKLANE_ADMIN_KEY ? '$TASKLANE_ADMIN_KEY' : `$(cat ${dataDir}/admin.key)`;
-  const put = (mode: string) =>
-    `curl -sN -w '\\n' ${url}/v1/queue/put -H "$AUTH" -d '{"queue": "documents", "endpoint": "${ENDPOINT}", "response_mode": "${mode}",\n    "data": {"messages": [{"role": "user", "content": "How many words do I write?"}]}}'`;
-  show.heading('next', 'the server and the worker go on until Ctrl-C; in another terminal, in this folder:');
-  show.plain(`
-  AUTH="Authorization: Bearer ${key}"
-  ${put('blocking')}
-  ${put('streaming')}
-  curl -s -w '\\n' ${url}/v1/queues -H "$AUTH"
-  curl -s -w '\\n' "${url}/v1/tasks?limit=2" -H "$AUTH"
-  psql "$(cat ${dataDir}/database.url)" -c "select task_id, queue, status from tasklane.task_status order by id desc limit 9"
-
-  admin key   ${TASKLANE_ADMIN_KEY ? 'that of TASKLANE_ADMIN_KEY' : `${dataDir}/admin.key`}
-  logs        ${logs.join(', ')}
-  read on     README.md, docs/put-and-get-answers.md, docs/write-a-worker.md
-`);
 }
 
 async function stopAll(): Promise<void> {

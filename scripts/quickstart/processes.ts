@@ -4,6 +4,7 @@ import { closeSync, fstatSync, mkdirSync, openSync, readFileSync } from 'node:fs
 import { createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
+import { SERVER } from '../server.ts';
 
 /** Something that the person at the terminal can put right: shown as it is, without a stack. */
 export class Plain extends Error {}
@@ -27,7 +28,7 @@ export async function startServer(options: {
   await checkPort(host, port, resolve(root, dataDir));
   const log = openLog(root, dataDir, 'server.log');
   const { DATABASE_URL: _, ...env } = process.env;
-  const child = spawn(process.execPath, ['server/main.ts'], {
+  const child = spawn(process.execPath, SERVER, {
     cwd: root,
     env: { ...env, PORT: String(port), HOST: host, TASKLANE_DATA_DIR: dataDir },
     stdio: ['ignore', 'pipe', log.fd],

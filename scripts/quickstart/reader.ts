@@ -2,7 +2,7 @@ import type { Message } from './chat.ts';
 
 /** What can be asked of a section of a document, and how reading it gives the answer. */
 const READINGS: Readonly<Record<string, (section: Section) => string>> = {
-  'How many words does it have?': ({ prose }) => `${words(prose).length} words`,
+  'How many words does it have?': ({ prose }) => `${countWords(prose)} words`,
   'Which headings does it have?': ({ headings }) => headings.join('; ') || 'none',
   'What is its first sentence?': ({ prose }) => firstSentence(prose),
   'Which is its longest word?': ({ prose }) => longest(words(prose)),
@@ -19,7 +19,7 @@ export function answerTo(messages: readonly Message[]): string {
   const asked = messages.findLast((message) => message.role === 'user')?.content ?? '';
   const [question = '', ...rest] = asked.split('\n');
   const read = READINGS[question];
-  if (!read) return `Your message has ${words(asked).length} words. I am a demo worker and can only count.`;
+  if (!read) return `Your message has ${countWords(asked)} words. I am a demo worker and can only count.`;
   const file = /section of (\S+)$/.exec(messages.find((message) => message.role === 'system')?.content ?? '')?.[1];
   const section = parse(rest.join('\n'));
   return `${file}, ${section.headings[0]}: ${read(section)}`;
@@ -53,6 +53,10 @@ function parse(text: string): Section {
     else prose.push(line);
   }
   return { headings, prose: prose.join('\n').trim(), code };
+}
+
+export function countWords(text: string): number {
+  return words(text).length;
 }
 
 function words(text: string): string[] {

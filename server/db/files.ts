@@ -105,8 +105,9 @@ export async function readChunk(
   fileNumber: string,
   at: number,
 ): Promise<{ at: number; bytes: Buffer } | undefined> {
-  const [row] = await db.call<{ at: string; bytes: Buffer }>('read_chunk', [fileNumber, at], ['bigint', 'bigint']);
-  return row && { at: Number(row.at), bytes: row.bytes };
+  const pieces = await db.call<{ at: string; bytes: Buffer }>('read_pieces', [fileNumber, at], ['bigint', 'bigint']);
+  const [first] = pieces;
+  return first && { at: Number(first.at), bytes: Buffer.concat(pieces.map((piece) => piece.bytes)) };
 }
 
 /** Removes a slice of what nobody reads any more, and says how much that was. */

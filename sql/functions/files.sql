@@ -150,6 +150,13 @@ language sql stable set search_path = tasklane as $$
   where c.at + octet_length(c.bytes) > p_at
 $$;
 
+create or replace function tasklane.read_pieces(p_file_number bigint, p_at bigint) returns table (at bigint, bytes bytea)
+language sql stable set search_path = tasklane as $$
+  -- The same in pieces of 32 KiB, in order: a chunk as a whole would cost the server eight times its size, as it comes in and is put together.
+  select c.at + n, substr(c.bytes, n + 1, 32768)
+  from read_chunk(p_file_number, p_at) c cross join generate_series(0, octet_length(c.bytes) - 1, 32768) n order by n
+$$;
+
 create or replace function tasklane.batch_reads(p_file_number bigint) returns boolean
 language sql stable set search_path = tasklane as $$
   -- Whether some batch has still to read this file.

@@ -1,14 +1,16 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, test } from 'node:test';
+import { promisify } from 'node:util';
+import OpenAI from 'openai';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 
@@ -45,18 +47,22 @@ describe('scripts/quickstart.sh', () => {
   });
   after(() => rm(dataDir, { recursive: true, force: true }));
 
-  test('--exit ends with 0 when every answer came back right', async () => {
-    const { code, stdout, output } = await run(['--exit', '--tasks', '200']);
+  test('--exit ends with 0 when every answer of the batch and beside it came back right', async () => {
+    const { code, stdout, output } = await run(['--exit', '--lines', '200']);
     assert.equal(code, 0, output);
-    assert.match(stdout, /level 1 +200 of 200 callbacks right/);
+    assert.match(stdout, /upload +200 chat requests as JSONL, [\d,]+ bytes: file-/);
+    assert.match(stdout, /validating\n.* in_progress +[■·]+ +\d+ of 200, .* completed +■+ +200 of 200, /s);
+    assert.match(stdout, /results +200 of 200 answers right/);
+    assert.match(stdout, /usage +[1-9][\d,]+ tokens read, [1-9][\d,]+ tokens written/);
+    assert.match(stdout, /live +(\d+) of \1 questions at level 0 right/);
     assert.match(stdout, /All \d+ answers came back and were right/);
     for (const strategy of ['fifo', 'round_robin', 'active_passive', 'sequential'])
       assert.ok(stdout.includes(strategy));
     assert.ok(!existsSync(join(dataDir, 'server.json')), 'the server has ended');
   });
 
-  test('leaves everything running until Ctrl-C, and says so to a second one', async () => {
-    const child = start([]);
+  test('leaves everything running until Ctrl-C, tells how to use it, and says so to a second one', async () => {
+    const child = start(['--lines', '20']);
     let stdout = '';
     for await (const piece of child.stdout.setEncoding('utf8').iterator({ destroyOnReturn: false })) {
       stdout += piece;
@@ -65,6 +71,34 @@ describe('scripts/quickstart.sh', () => {
     assert.match(stdout, /All \d+ answers came back and were right/, await output(child, stdout));
     const { host, port } = new URL(/server +(http:\/\/[^,]+),/.exec(stdout)?.[1] as string);
     assert.equal((await fetch(`http://${host}/health`)).status, 200);
+
+    const apiKey = (await readFile(join(dataDir, 'admin.key'), 'utf8')).trim();
+    const openai = new OpenAI({ baseURL: `http://${host}/v1`, apiKey });
+    const { data: batches } = await openai.batches.list();
+    assert.deepEqual(
+      batches.map(({ status, request_counts }) => [status, request_counts]),
+      [20, 200].map((total) => ['completed', { total, completed: total, failed: 0 }]),
+    );
+    const answers = await (await openai.files.content(batches[0]?.output_file_id as string)).text();
+    assert.equal(
+      new Set(
+        answers
+          .trimEnd()
+          .split('\n')
+          .map((line) => JSON.parse(line).custom_id),
+      ).size,
+      20,
+    );
+
+    const printed = /\n {2}export OPENAI_BASE_URL=.*(?=\n {2}psql )/s.exec(stdout)?.[0] as string;
+    const commands = printed
+      .split('\n')
+      .filter((line) => line.startsWith('  '))
+      .join('\n');
+    const followed = await promisify(execFile)('bash', ['-ec', commands], { cwd: dataDir });
+    assert.match(followed.stdout, /event:line\n.*"custom_id":"a".*has 6 words.*\n\nevent:end\n.*"status":"completed"/);
+    assert.match(followed.stdout, /event:completion\n.*has 6 words/);
+    assert.match(followed.stdout, /"queue":"documents"/);
 
     const beside = await run(['--exit']);
     assert.equal(beside.code, 1);
@@ -108,14 +142,15 @@ describe('scripts/quickstart.sh', () => {
               type: 'application/json',
               body: JSON.stringify({ choices: [{ index: 0, message: { role: 'assistant', content: 'Yes.' } }] }),
             };
-      const { code, output } = await run(['--exit', '--tasks', '5'], env());
+      const { code, output } = await run(['--exit', '--lines', '5'], env());
       assert.equal(code, 0, output);
     });
 
     test('--exit ends with 1 and says what is wrong when they are not', async () => {
       reply = () => ({ type: 'text/html', body: '<h1>It works!</h1>' });
-      const { code, stdout, output } = await run(['--exit', '--tasks', '5'], env());
+      const { code, stdout, output } = await run(['--exit', '--lines', '5'], env());
       assert.equal(code, 1, output);
+      assert.match(stdout, /results +0 of 5 answers right/);
       assert.match(stdout, /Missing or wrong:\n.*no chat completion came back/s);
     });
   });

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as pause } from 'node:timers/promises';
+import { SERVER } from '../../scripts/server.ts';
 import { createDatabase } from './database.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
@@ -235,7 +236,7 @@ function spawnServer(env: Record<string, string>): ChildProcess {
       name === 'NODE_COMPILE_CACHE' ||
       !(name.startsWith('TASKLANE_') || name.startsWith('NODE_') || name === 'DATABASE_URL'),
   );
-  const child = spawn(process.execPath, ['server/main.ts'], {
+  const child = spawn(process.execPath, SERVER, {
     cwd: ROOT,
     env: { ...Object.fromEntries(inherited), ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
