@@ -74,8 +74,6 @@ describe('the examples of the documents', () => {
       mkdirSync(join(cwd, '.tasklane'));
       writeFileSync(join(cwd, '.tasklane', 'admin.key'), `${server.adminKey}\n`);
       writeFileSync(join(cwd, '.tasklane', 'database.url'), `${server.databaseUrl}\n`);
-      // What `npm install` has put there.
-      symlinkSync(join(ROOT, 'node_modules'), join(cwd, 'node_modules'));
       const here = (text: string) =>
         text.replaceAll('127.0.0.1:8080', new URL(server.url).host).replaceAll('9000', String(receiverPort));
       const shell = openShell({ cwd, env: { PATH: process.env.PATH, HOME: cwd } });
