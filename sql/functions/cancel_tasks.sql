@@ -75,18 +75,26 @@ $$;
 create or replace function tasklane.clear_lane(p_lane text, p_limit int default 1000)
 returns table (id bigint, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean, limited boolean)
 language plpgsql set search_path = tasklane as $$
--- Cancels up to p_limit of the tasks that wait in a lane; call it until it returns fewer.
+-- Cancels up to p_limit of the tasks that wait in a lane, lines that wait in their batches at last; call it until it returns fewer.
 -- Raises   TL404 for an unknown queue.
 #variable_conflict use_column
 declare
+  v_lane_id int := lane_of(p_lane);
+  v_batch_id bigint;
   v_ended result[];
 begin
   with gone as (
     delete from ready where ctid = any (array(
-      select w.ctid from ready w where w.lane_id = lane_of(p_lane) order by w.lane_id, w.rank, w.id limit p_limit for update skip locked))
+      select w.ctid from ready w where w.lane_id = v_lane_id order by w.lane_id, w.rank, w.id limit p_limit for update skip locked))
     returning *
   )
-  select array_agg((g.id, now(), null, 'cancelled', g.attempt, 499, null, null, null)::result) into v_ended from gone g;
+  select coalesce(array_agg((g.id, now(), null, 'cancelled', g.attempt, 499, null, null, null)::result), '{}') into v_ended from gone g;
+  for v_batch_id in select b.batch_id from batch_lane b where b.lane_id = v_lane_id and not b.all_released order by b.batch_id for update loop
+    exit when cardinality(v_ended) >= p_limit;
+    v_ended := v_ended || array(
+      select (l.id, now(), null, 'cancelled', 0, 499, null, null, null)::result
+      from unnest(release_lines(v_batch_id, v_lane_id, p_limit - cardinality(v_ended))) l(id));
+  end loop;
   return query select e.id, e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited from end_tasks(v_ended) e;
 end
 $$;

@@ -189,12 +189,14 @@ $$;
 
 create or replace function tasklane.remove_leftovers(p_limit int default 2000) returns boolean
 language plpgsql set search_path = tasklane set enable_seqscan = off as $$
--- Removes deliveries of callbacks that were finished more than 7 days ago, and idempotency keys that have expired, up to p_limit of each. (A minute
--- later than they expire: a put that has just found a key alive will look at it once more.)
+-- Removes deliveries of callbacks that were finished more than 7 days ago, idempotency keys that have expired, and the order in which the lines of
+-- batches ended that were made more than 60 days ago, up to p_limit of each. (Keys a minute later than they expire: a put that has just found one
+-- alive will look at it once more.)
 -- Returns  whether there is more to do at once.
 declare
   v_deliveries int;
   v_keys int;
+  v_ends int;
 begin
   delete from callback_delivery where ctid = any (array(
     select d.ctid from callback_delivery d where d.finished_at < now() - interval '7 days' order by d.finished_at limit p_limit for update skip locked));
@@ -202,7 +204,10 @@ begin
   delete from idempotency_key where ctid = any (array(
     select i.ctid from idempotency_key i where i.expires_at < now() - interval '1 minute' order by i.expires_at limit p_limit for update skip locked));
   get diagnostics v_keys = row_count;
-  return greatest(v_deliveries, v_keys) >= p_limit;
+  delete from batch_done where ctid = any (array(
+    select d.ctid from batch_done d where d.batch_id < first_id_of(now() - interval '60 days') order by d.batch_id, d.first limit p_limit for update skip locked));
+  get diagnostics v_ends = row_count;
+  return greatest(v_deliveries, v_keys, v_ends) >= p_limit;
 end
 $$;
 

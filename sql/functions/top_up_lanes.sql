@@ -39,28 +39,13 @@ begin
     v_new := '{}';
     -- A statement of its own: it sees a cancel that was committed while we waited for the rows.
     for v_batch in
-      select b.batch_id, b.released_through, a.expanded, a.expires_at, count(*) over () as running
+      select b.batch_id, a.expires_at, count(*) over () as running
       from batch_lane b join batch a on a.batch_id = b.batch_id
       where b.lane_id = v_lane.lane_id and not b.all_released and a.status = 'in_progress' and not a.paused
       order by b.batch_id
     loop
       v_share := greatest(1, v_window / v_batch.running);
-      v_next := array(
-        select t.id from (
-          select t.id from task t where t.batch_id = v_batch.batch_id and t.lane_id = v_lane.lane_id and t.id > v_batch.released_through
-          order by t.batch_id, t.lane_id, t.id limit v_share
-        ) t
-      );
-      update batch_lane b set released_through = coalesce(v_next[cardinality(v_next)], b.released_through),
-        all_released = v_batch.expanded and cardinality(v_next) < v_share
-      where b.batch_id = v_batch.batch_id and b.lane_id = v_lane.lane_id;
-      -- After a pause some of these have been taken before.
-      v_next := array(
-        select n.id from unnest(v_next) n(id)
-        where not exists (select from running u where u.id = n.id) and not exists (select from deferred d where d.id = n.id)
-          and not exists (select from result r where r.id = n.id)
-          and not exists (select from lane_ranks(v_lane.lane_id) k(rank) join ready w on w.lane_id = v_lane.lane_id and w.rank = k.rank and w.id = n.id)
-        order by n.id);
+      v_next := release_lines(v_batch.batch_id, v_lane.lane_id, v_share);
       v_new := v_new || array(select (n.id, v_batch.expires_at, v_lane.lane_id, 0, batch_rank(), null, null)::ready from unnest(v_next) n(id));
       v_ids := v_ids || v_next;
       if v_next[cardinality(v_next)] > coalesce(v_last, 0) then
@@ -80,5 +65,39 @@ begin
       update lane l set top_up_at = null where l.lane_id = v_lane.lane_id;
     end if;
   end loop;
+end
+$$;
+
+create or replace function tasklane.release_lines(p_batch_id bigint, p_lane_id int, p_limit int) returns bigint[]
+language plpgsql set search_path = tasklane
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- The next lines of a batch for a lane, up to p_limit, that wait in their batch and from now on don't: the caller, who holds the row of batch_lane,
+-- lets them wait in ready or ends them. None: there are no more, for now.
+-- Touches  batch_lane (update).
+declare
+  v_expanded boolean := (select b.expanded from batch b where b.batch_id = p_batch_id);
+  v_after bigint := (select b.released_through from batch_lane b where b.batch_id = p_batch_id and b.lane_id = p_lane_id);
+  v_next bigint[];
+  v_last boolean := false;
+  v_lines bigint[] := '{}';
+begin
+  while v_lines = '{}' and not v_last loop
+    v_next := array(
+      select t.id from task t where t.batch_id = p_batch_id and t.lane_id = p_lane_id and t.id > v_after
+      order by t.batch_id, t.lane_id, t.id limit p_limit);
+    v_last := cardinality(v_next) < p_limit;
+    v_after := coalesce(v_next[cardinality(v_next)], v_after);
+    -- After a pause some have been taken before.
+    v_lines := array(
+      select n.id from unnest(v_next) n(id)
+      where not exists (select from running u where u.id = n.id) and not exists (select from deferred d where d.id = n.id)
+        and not exists (select from result r where r.id = n.id)
+        and not exists (select from lane_ranks(p_lane_id) k(rank) join ready w on w.lane_id = p_lane_id and w.rank = k.rank and w.id = n.id)
+      order by n.id);
+  end loop;
+  update batch_lane b set released_through = v_after, all_released = v_expanded and v_last
+  where b.batch_id = p_batch_id and b.lane_id = p_lane_id;
+  return v_lines;
 end
 $$;

@@ -294,6 +294,21 @@ test('a paused batch hands out nothing, and goes on where it was', async () => {
   assert.equal((await batches.progress(id)).status, 'completed');
 });
 
+test('a lane that is cleared loses the lines that wait in their batches too, and these batches end', async () => {
+  const id = await batches.start(many(300));
+  await batches.topUp();
+  await batches.work(lane, 5);
+  let cleared = 0;
+  for (let some = 100; some === 100; ) {
+    some = (await db.rows('select * from tasklane.clear_lane($1, 100)', [lane])).length;
+    cleared += some;
+  }
+  assert.equal(cleared, 295);
+  await finish(id);
+  const done = await batches.progress(id);
+  assert.deepEqual([done.status, done.completed, done.failed], ['completed', 5, 295]);
+});
+
 describe('a line', () => {
   test('that died is in the error file as attempts_exhausted, and one cancelled alone as request_cancelled', async () => {
     await db.run('select tasklane.set_queue($1, $2)', [queue, '{"max_attempts": 1}']);
@@ -400,6 +415,14 @@ describe('results', () => {
       ],
     );
   });
+});
+
+test('the order in which lines ended is forgotten two months after their batch was made', async () => {
+  await db.run("insert into tasklane.batch_done values (tasklane.first_id_of(now() - interval '61 days'), 1, '{1}')");
+  await db.run("insert into tasklane.batch_done values (tasklane.first_id_of(now() - interval '59 days'), 1, '{1}')");
+  await db.run('select tasklane.remove_leftovers()');
+  const left = await db.value<number>("select count(*)::int from tasklane.batch_done where ids = '{1}'");
+  assert.equal(left, 1);
 });
 
 describe('a create', () => {
