@@ -48,7 +48,7 @@ export function batchRoutes(deps: {
   const create = async (batch: NewBatch): Promise<Batch> => {
     const made = await createBatch(db, batch).catch((error) => {
       if (error instanceof TasklaneError && (error.status === 404 || error.status === 400)) {
-        const param = /queue/.test(error.message) ? 'X-BELLA-QUEUE-NAME' : 'input_file_id';
+        const param = /^(unknown )?queue /.test(error.message) ? 'X-BELLA-QUEUE-NAME' : 'input_file_id';
         throw refuse(error.status, error.message, param, null);
       }
       throw error;
@@ -105,7 +105,7 @@ export function batchRoutes(deps: {
       roles: ['client'],
       query: batchesQuery,
       async handle({ query, principal }) {
-        const before = query.after === undefined ? null : idOf(query.after);
+        const before = query.after === undefined ? null : idOf(query.after, 'after');
         const rows = await listBatches(db, ownerOf(principal), before, query.limit + 1);
         return { json: page(rows.map(batchJson), query.limit) };
       },
@@ -278,14 +278,14 @@ export function batchRoutes(deps: {
 }
 
 /** Throws 400 for what does not look like a batch's id, 404 for one that is none. */
-function idOf(printed: string | undefined): string {
+function idOf(printed: string | undefined, param = 'batch_id'): string {
   const id = parseBatchId(printed ?? '');
   if (id !== undefined) return id;
   if (/^batch/i.test(printed ?? '')) throw unknownBatch(printed);
   throw refuse(
     400,
-    `Invalid 'batch_id': '${printed}'. Expected an ID that begins with 'BATCH'.`,
-    'batch_id',
+    `Invalid '${param}': '${printed}'. Expected an ID that begins with 'BATCH'.`,
+    param,
     'invalid_value',
   );
 }
