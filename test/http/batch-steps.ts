@@ -62,22 +62,23 @@ export function batchSteps(f: ReturnType<typeof fixture>) {
       .map((one) => JSON.parse(one));
   };
 
+  const create = async (input: string | Uint8Array, body: object = {}, headers: Record<string, string> = {}) => {
+    const answer = await tryCreate({ input_file_id: await upload(input), ...body }, headers);
+    assert.equal(answer.status, 200, answer.text);
+    return answer.json;
+  };
+
   return {
     upload,
     tryCreate,
+    create,
     get,
     become,
     content,
 
-    async create(content: string | Uint8Array, body: object = {}, headers: Record<string, string> = {}): Promise<Json> {
-      const answer = await tryCreate({ input_file_id: await upload(content), ...body }, headers);
-      assert.equal(answer.status, 200, answer.text);
-      return answer.json;
-    },
-
     /** The errors of a batch that fails its validation. */
-    async errorsOf(content: string | Uint8Array, body: object = {}, headers: Record<string, string> = {}) {
-      const made = await this.create(content, body, headers);
+    async errorsOf(input: string | Uint8Array, body: object = {}) {
+      const made = await create(input, body);
       const { errors, ...failed } = await become(made.id, 'failed');
       assert.deepEqual(Object.keys(errors), ['object', 'data']);
       assert.equal(errors.object, 'list');
