@@ -1,9 +1,11 @@
 import { hash } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { Batches } from '../batches/batches.ts';
 import {
   type Batch,
   cancelBatch,
+  checkQueue,
   copyFailedLines,
   createBatch,
   explainBatch,
@@ -13,7 +15,7 @@ import {
   pauseBatch,
   readResults,
 } from '../db/batches.ts';
-import { beginFile, findFile, finishFile } from '../db/files.ts';
+import { beginFile, deleteFile, findFile, finishFile } from '../db/files.ts';
 import type { Database } from '../db/open.ts';
 import { batchBody, batchesQuery, dryRunBody, resultsQuery } from '../protocol/batches.ts';
 import { TasklaneError } from '../protocol/errors.ts';
@@ -35,8 +37,9 @@ export function batchRoutes(deps: {
   batches: Batches;
   keySeconds: number;
   onBatches(ids: string[]): void;
+  stopping: AbortSignal;
 }): Route[] {
-  const { db, batches, keySeconds, onBatches } = deps;
+  const { db, batches, keySeconds, onBatches, stopping } = deps;
 
   /** The batch, if the caller may see it. Throws 400 and 404. */
   const find = async (printed: string | undefined, principal: Principal): Promise<Batch> => {
@@ -46,13 +49,7 @@ export function batchRoutes(deps: {
   };
 
   const create = async (batch: NewBatch): Promise<Batch> => {
-    const made = await createBatch(db, batch).catch((error) => {
-      if (error instanceof TasklaneError && (error.status === 404 || error.status === 400)) {
-        const param = /^(unknown )?queue /.test(error.message) ? 'X-BELLA-QUEUE-NAME' : 'input_file_id';
-        throw refuse(error.status, error.message, param, null);
-      }
-      throw error;
-    });
+    const made = await createBatch(db, batch).catch(nameParameter);
     if (!made.repeated) onBatches([made.batch_id]);
     return (await findBatch(db, made.batch_id, null)) as Batch;
   };
@@ -120,8 +117,13 @@ export function batchRoutes(deps: {
       async handle({ body, principal, req }) {
         const file = await findFile(db, body.input_file_id, ownerOf(principal));
         if (!file) throw refuse(404, `No such File object: ${body.input_file_id}`, 'input_file_id');
-        const hasQueue = queueOf(req.headers['x-bella-queue-name']) !== null;
-        const checked = await batches.check({ file: file.file_number, endpoint: body.endpoint, hasQueue });
+        if (file.purpose !== 'batch') {
+          throw refuse(400, `Input file must have purpose 'batch', got '${file.purpose}'`, 'input_file_id');
+        }
+        const queue = queueOf(req.headers['x-bella-queue-name']);
+        if (queue !== null) await checkQueue(db, queue, body.endpoint).catch(nameParameter);
+        const { file_number: number } = file;
+        const checked = await batches.check({ file: number, endpoint: body.endpoint, hasQueue: queue !== null });
         return {
           json: {
             valid: checked.errors.length === 0,
@@ -187,6 +189,7 @@ export function batchRoutes(deps: {
         }
         const { bytes, file_id: inputFileId } = await finishFile(db, file, 'batch', null, null);
         if (bytes === 0) {
+          await deleteFile(db, inputFileId, null);
           throw refuse(409, 'This batch has no failed requests to run again, or they are not kept any more.');
         }
         const made = await create({
@@ -228,16 +231,13 @@ export function batchRoutes(deps: {
         const { batch_id: id } = await find(params.id, principal);
         if (!/\btext\/event-stream\b/.test(req.headers.accept ?? '')) {
           await batches.fold();
-          const rows = await readResults(db, id, query.after, query.limit + 1);
-          const lines = rows.slice(0, query.limit);
-          const next = lines.at(-1)?.place ?? query.after;
-          return {
-            text: `{"data":[${lines.map((row) => row.line).join(',')}],"has_more":${rows.length > lines.length},"next":${next}}`,
-          };
+          const { lines, more, next } = await readResults(db, id, query.after, query.limit);
+          return { text: `{"data":[${lines.map((row) => row.line).join(',')}],"has_more":${more},"next":${next}}` };
         }
         const last = req.headers['last-event-id'];
         let place = typeof last === 'string' && /^\d{1,9}$/.test(last) ? Number(last) : query.after;
-        const signal = hangUp(res);
+        const signal = AbortSignal.any([hangUp(res), stopping]);
+        const gone = new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
         const sse = openSse(res, {});
         let wake: () => void = () => undefined;
         const untail = batches.tail(id, () => wake());
@@ -248,24 +248,17 @@ export function batchRoutes(deps: {
             });
             const batch = (await findBatch(db, id, null)) as Batch;
             await batches.fold();
-            let read = TAIL_LINES;
-            while (read === TAIL_LINES && !signal.aborted) {
-              const rows = await readResults(db, id, place, TAIL_LINES);
-              for (const row of rows) {
-                await sse.send({ id: String(row.place), name: 'line', data: row.line });
-                place = row.place;
-              }
-              read = rows.length;
+            for (let more = true; more && !signal.aborted; ) {
+              const page = await readResults(db, id, place, TAIL_LINES);
+              for (const row of page.lines) await sse.send({ id: String(row.place), name: 'line', data: row.line });
+              place = page.next;
+              more = page.more;
             }
             if (ENDED.includes(batch.status)) {
               await sse.send({ name: 'end', data: JSON.stringify(batchJson(batch)) });
               break;
             }
-            await Promise.race([
-              woken,
-              new Promise((resolve) => setTimeout(resolve, TAIL_LOOK_MS)),
-              new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true })),
-            ]);
+            await Promise.race([woken, gone, sleep(TAIL_LOOK_MS)]);
           }
         } finally {
           untail();
@@ -288,6 +281,13 @@ function idOf(printed: string | undefined, param = 'batch_id'): string {
     param,
     'invalid_value',
   );
+}
+
+/** Names the field that a file or queue that will not do came in. */
+function nameParameter(error: unknown): never {
+  if (!(error instanceof TasklaneError && (error.status === 404 || error.status === 400))) throw error;
+  const param = /^(unknown )?queue /.test(error.message) ? 'X-BELLA-QUEUE-NAME' : 'input_file_id';
+  throw refuse(error.status, error.message, param);
 }
 
 const unknownBatch = (printed: string | undefined) => refuse(404, `No batch found with id '${printed}'.`);

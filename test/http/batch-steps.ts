@@ -68,6 +68,16 @@ export function batchSteps(f: ReturnType<typeof fixture>) {
     return answer.json;
   };
 
+  const connected = async <Result>(call: (db: pg.Client) => Promise<Result>): Promise<Result> => {
+    const db = new pg.Client({ connectionString: f.server.databaseUrl });
+    await db.connect();
+    try {
+      return await call(db);
+    } finally {
+      await db.end();
+    }
+  };
+
   return {
     upload,
     tryCreate,
@@ -111,16 +121,14 @@ export function batchSteps(f: ReturnType<typeof fixture>) {
       return { output, errors };
     },
 
+    /** In psql. */
+    query: (text: string, values: unknown[]) => connected((db) => db.query(text, values)),
+
     /** Calls `call` while nobody can read the bytes of files: what is validated stays so. */
-    async whileFilesAreHeld<Result>(call: () => Promise<Result>): Promise<Result> {
-      const holder = new pg.Client({ connectionString: f.server.databaseUrl });
-      await holder.connect();
-      try {
-        await holder.query('begin; lock table tasklane.file_chunk in access exclusive mode');
-        return await call();
-      } finally {
-        await holder.end();
-      }
-    },
+    whileFilesAreHeld: <Result>(call: () => Promise<Result>): Promise<Result> =>
+      connected(async (db) => {
+        await db.query('begin; lock table tasklane.file_chunk in access exclusive mode');
+        return call();
+      }),
   };
 }
