@@ -324,6 +324,38 @@ test('a batch whose window is over expires: the rest is in the error file, not a
   assert.ok(errors.every((line) => line.response === null && line.error.code === 'batch_expired'));
 });
 
+test('a batch of which only the deadline ended the last lines has expired, whoever looks at it when', async () => {
+  const id = await batches.start(many(3));
+  await batches.topUp();
+  await batches.work(lane, 2);
+  await db.run('update tasklane.batch set expires_at = now() where batch_id = $1', [id]);
+  const ids = await db.value<bigint[]>('select array_agg(id) from tasklane.task where batch_id = $1', [id]);
+  await db.age(ids);
+  await db.rows(`select * from tasklane.withdraw_tasks($1, 'expired')`, [ids]);
+  await finish(id);
+  const done = await batches.progress(id);
+  assert.deepEqual([done.status, done.completed, done.failed], ['expired', 2, 0]);
+});
+
+test('two servers that end the same batch do not wait for each other', async () => {
+  const id = await batches.start(many(2));
+  await batches.topUp();
+  await batches.work(lane, 2);
+  await batches.fold();
+  await db.run('select tasklane.cancel_batch($1)', [id]);
+  await db.value('select tasklane.write_batch($1)', [id]);
+  const [, end] = await hold(watcher, () =>
+    watcher.run('select from tasklane.batch where batch_id = $1 for update', [id]),
+  );
+  const writing = other.value('select tasklane.write_batch($1)', [id]);
+  await untilBlocked(watcher, other);
+  const ending = batches.endLines(id);
+  await Promise.race([ending, untilBlocked(watcher, db)]);
+  await end('commit');
+  await Promise.all([ending, writing]);
+  assert.equal((await batches.progress(id)).status, 'cancelled');
+});
+
 test('a batch whose window is over before all its lines are made expires with a line for each, paused or not', async () => {
   const file = await batches.makeFile('{}\n');
   const { batch_id: id } = await batches.create(file.id);
