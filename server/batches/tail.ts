@@ -38,13 +38,10 @@ export function createTails(db: Database, fold: () => Promise<void>) {
           // Before the lines: what ends after this look is in the next one.
           const batch = (await outlast(() => findBatch(db, id, null), signal)) as Batch;
           await outlast(fold, signal);
-          for (let read = READ_AT_ONCE; read === READ_AT_ONCE && !signal.aborted; ) {
-            const rows = await outlast(() => readResults(db, id, place, READ_AT_ONCE), signal);
-            for (const row of rows) {
-              yield row;
-              place = row.place;
-            }
-            read = rows.length;
+          for (let more = true; more && !signal.aborted; ) {
+            const page = await outlast(() => readResults(db, id, place, READ_AT_ONCE), signal);
+            yield* page.lines;
+            ({ next: place, more } = page);
           }
           if (ENDED.includes(batch.status)) {
             yield { batch };

@@ -110,6 +110,7 @@ export function createBatchWork(deps: {
       const ended = await endLines(db, id, place, END_LINES);
       freed(ended.freed);
       place = ended.next;
+      await touchBatch(db, id);
     }
     await fold();
   };

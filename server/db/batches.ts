@@ -1,5 +1,6 @@
 import { sql } from 'slonik';
 import type { InputError } from '../protocol/batches.ts';
+import { TasklaneError } from '../protocol/errors.ts';
 import type { EndedLane } from './end-tasks.ts';
 import type { Database } from './open.ts';
 
@@ -220,9 +221,16 @@ export async function writeBatch(db: Database, id: string, limit: number): Promi
   return row?.write_batch ?? null;
 }
 
-/** Lines that have ended, after a place, as the files have them. */
-export function readResults(db: Database, id: string, after: number, limit: number) {
-  return db.call<{ place: number; line: string }>('batch_results', [id, after, limit], ['bigint', 'int', 'int']);
+/** Lines that have ended, after a place, as the files have them; `next` is the place of the last one looked at. */
+export async function readResults(db: Database, id: string, after: number, limit: number) {
+  const rows = await db.call<{ place: number; line: string | null; more: boolean }>(
+    'batch_results',
+    [id, after, limit],
+    ['bigint', 'int', 'int'],
+  );
+  const last = rows.at(-1);
+  const lines = rows.filter((row): row is typeof row & { line: string } => row.line !== null);
+  return { lines, next: last?.place ?? after, more: last?.more ?? false };
 }
 
 /** Copies the next lines without a good answer into a file; gives the task up to which it came, null at the end. */
@@ -247,6 +255,13 @@ export type Explanation = {
 export async function explainBatch(db: Database, id: string): Promise<Explanation> {
   const [row] = await db.call<Explanation>('explain_batch', [id], ['bigint']);
   return row as Explanation;
+}
+
+/** Throws 404 for a queue that is none, 400 for one of another endpoint. */
+export async function checkQueue(db: Database, queue: string, endpoint: string): Promise<void> {
+  const [route] = await db.query<{ code: string | null; message: string }>(sql.unsafe`
+    select code, message from tasklane.find_route(${queue}, ${endpoint}, null)`);
+  if (route?.code) throw new TasklaneError(Number(route.code.slice(2)), route.message);
 }
 
 /** Which of the models have a route for an endpoint. */

@@ -4,6 +4,7 @@ import { ENDED } from '../batches/tail.ts';
 import {
   type Batch,
   cancelBatch,
+  checkQueue,
   copyFailedLines,
   createBatch,
   explainBatch,
@@ -13,7 +14,7 @@ import {
   pauseBatch,
   readResults,
 } from '../db/batches.ts';
-import { beginFile, findFile, finishFile } from '../db/files.ts';
+import { beginFile, deleteFile, findFile, finishFile } from '../db/files.ts';
 import type { Database } from '../db/open.ts';
 import { batchBody, batchesQuery, dryRunBody, resultsQuery } from '../protocol/batches.ts';
 import { TasklaneError } from '../protocol/errors.ts';
@@ -31,8 +32,9 @@ export function batchRoutes(deps: {
   batches: Batches;
   keySeconds: number;
   onBatches(ids: string[]): void;
+  stopping: AbortSignal;
 }): Route[] {
-  const { db, batches, keySeconds, onBatches } = deps;
+  const { db, batches, keySeconds, onBatches, stopping } = deps;
 
   /** The batch, if the caller may see it. Throws 400 and 404. */
   const find = async (printed: string | undefined, principal: Principal): Promise<Batch> => {
@@ -42,13 +44,7 @@ export function batchRoutes(deps: {
   };
 
   const create = async (batch: NewBatch): Promise<Batch> => {
-    const made = await createBatch(db, batch).catch((error) => {
-      if (error instanceof TasklaneError && (error.status === 404 || error.status === 400)) {
-        const param = /queue/.test(error.message) ? 'X-BELLA-QUEUE-NAME' : 'input_file_id';
-        throw refuse(error.status, error.message, param, null);
-      }
-      throw error;
-    });
+    const made = await createBatch(db, batch).catch(nameParameter);
     if (!made.repeated) onBatches([made.batch_id]);
     return (await findBatch(db, made.batch_id, null)) as Batch;
   };
@@ -98,7 +94,7 @@ export function batchRoutes(deps: {
       roles: ['client'],
       query: batchesQuery,
       async handle({ query, principal }) {
-        const before = query.after === undefined ? null : idOf(query.after);
+        const before = query.after === undefined ? null : idOf(query.after, 'after');
         const rows = await listBatches(db, ownerOf(principal), before, query.limit + 1);
         return { json: page(rows.map(batchJson), query.limit) };
       },
@@ -113,8 +109,13 @@ export function batchRoutes(deps: {
       async handle({ body, principal, req }) {
         const file = await findFile(db, body.input_file_id, ownerOf(principal));
         if (!file) throw refuse(404, `No such File object: ${body.input_file_id}`, 'input_file_id');
-        const hasQueue = queueOf(req.headers['x-bella-queue-name']) !== null;
-        const checked = await batches.check({ file: file.file_number, endpoint: body.endpoint, hasQueue });
+        if (file.purpose !== 'batch') {
+          throw refuse(400, `Input file must have purpose 'batch', got '${file.purpose}'`, 'input_file_id');
+        }
+        const queue = queueOf(req.headers['x-bella-queue-name']);
+        if (queue !== null) await checkQueue(db, queue, body.endpoint).catch(nameParameter);
+        const { file_number: number } = file;
+        const checked = await batches.check({ file: number, endpoint: body.endpoint, hasQueue: queue !== null });
         return {
           json: {
             valid: checked.errors.length === 0,
@@ -180,6 +181,7 @@ export function batchRoutes(deps: {
         }
         const { bytes, file_id: inputFileId } = await finishFile(db, file, 'batch', null, null);
         if (bytes === 0) {
+          await deleteFile(db, inputFileId, null);
           throw refuse(409, 'This batch has no failed requests to run again, or they are not kept any more.');
         }
         const made = await create({
@@ -221,16 +223,12 @@ export function batchRoutes(deps: {
         const { batch_id: id } = await find(params.id, principal);
         if (!/\btext\/event-stream\b/.test(req.headers.accept ?? '')) {
           await batches.fold();
-          const rows = await readResults(db, id, query.after, query.limit + 1);
-          const lines = rows.slice(0, query.limit);
-          const next = lines.at(-1)?.place ?? query.after;
-          return {
-            text: `{"data":[${lines.map((row) => row.line).join(',')}],"has_more":${rows.length > lines.length},"next":${next}}`,
-          };
+          const { lines, more, next } = await readResults(db, id, query.after, query.limit);
+          return { text: `{"data":[${lines.map((row) => row.line).join(',')}],"has_more":${more},"next":${next}}` };
         }
         const last = req.headers['last-event-id'];
         const from = typeof last === 'string' && /^\d{1,9}$/.test(last) ? Number(last) : query.after;
-        const signal = hangUp(res);
+        const signal = AbortSignal.any([hangUp(res), stopping]);
         const sse = openSse(res, {});
         try {
           for await (const news of batches.tail(id, from, signal)) {
@@ -247,16 +245,23 @@ export function batchRoutes(deps: {
 }
 
 /** Throws 400 for what does not look like a batch's id, 404 for one that is none. */
-function idOf(printed: string | undefined): string {
+function idOf(printed: string | undefined, param = 'batch_id'): string {
   const id = parseBatchId(printed ?? '');
   if (id !== undefined) return id;
   if (/^batch/i.test(printed ?? '')) throw unknownBatch(printed);
   throw refuse(
     400,
-    `Invalid 'batch_id': '${printed}'. Expected an ID that begins with 'BATCH'.`,
-    'batch_id',
+    `Invalid '${param}': '${printed}'. Expected an ID that begins with 'BATCH'.`,
+    param,
     'invalid_value',
   );
+}
+
+/** Names the field that a file or queue that will not do came in. */
+function nameParameter(error: unknown): never {
+  if (!(error instanceof TasklaneError && (error.status === 404 || error.status === 400))) throw error;
+  const param = /^(unknown )?queue /.test(error.message) ? 'X-BELLA-QUEUE-NAME' : 'input_file_id';
+  throw refuse(error.status, error.message, param);
 }
 
 const unknownBatch = (printed: string | undefined) => refuse(404, `No batch found with id '${printed}'.`);

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { shortText } from './names.ts';
 import { expiresAfter, openAiMetadata, queryInteger } from './openai.ts';
 
 const BATCH_ENDPOINTS = [
@@ -27,7 +28,7 @@ const completionWindow = z.string().transform((text, context) => {
   return z.NEVER;
 });
 
-const fileId = z.string().min(1).max(200);
+const fileId = shortText(200).min(1);
 
 export const batchBody = z.object({
   input_file_id: fileId,

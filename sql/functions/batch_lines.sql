@@ -29,7 +29,8 @@ begin
   select * into v_batch from batch b where b.batch_id = p_batch_id;
   return query
   with sized as materialized (
-    select i.id, i.ord::int, sum(coalesce(octet_length(r.body::text), 0) + 300) over (order by i.ord) as bytes
+    select i.id, i.ord::int, row_number() over (order by i.ord) as nth,
+           sum(coalesce(octet_length(r.body::text), 0) + 300) over (order by i.ord) as bytes
     from unnest(p_ids) with ordinality as i(id, ord) cross join lateral (select r.body from result r where r.id = i.id limit 1) r
   )
   select s.ord, s.id, r.outcome = 'succeeded',
@@ -45,7 +46,7 @@ begin
   cross join lateral (select * from result r where r.id = s.id limit 1) r
   cross join lateral (select * from task t where t.id = s.id limit 1) t
   join lane l on l.lane_id = t.lane_id
-  where s.ord = 1 or s.bytes <= p_bytes
+  where s.nth = 1 or s.bytes <= p_bytes
   order by s.ord;
 end
 $$;
@@ -66,14 +67,18 @@ language sql stable set search_path = tasklane as $$
 $$;
 
 create or replace function tasklane.batch_results(p_batch_id bigint, p_after int, p_limit int default 100)
-returns table (place int, line text)
+returns table (place int, line text, more boolean)
 language plpgsql stable set search_path = tasklane set enable_seqscan = off as $$
--- The lines of a batch that have ended, in the order in which they were seen to end, after the p_after first ones; up to p_limit or 16 MiB. Lines
--- whose tasks retention has removed are passed over.
+-- The lines of a batch that have ended, in the order in which they were seen to end, after the p_after first ones; up to p_limit or 16 MiB, and
+-- at least one where there is one.
+-- Returns  place, to go on after; line, null where retention has removed its task; more: there are others behind the last of these.
 #variable_conflict use_column
 declare
   v_ids bigint[];
   v_places int[];
+  v_ords int[];
+  v_lines text[];
+  v_through int;
 begin
   select array_agg(k.id order by k.place), array_agg(k.place order by k.place) into v_ids, v_places
   from (
@@ -84,7 +89,15 @@ begin
       and d.first <= p_after + p_limit and d.first + i.nth - 1 > p_after
     order by 2 limit p_limit
   ) k;
-  return query select v_places[l.ord], l.line from batch_lines(p_batch_id, v_ids, 16 * 1024 * 1024) l order by l.ord;
+  select array_agg(l.ord order by l.ord), array_agg(l.line order by l.ord) into v_ords, v_lines from batch_lines(p_batch_id, v_ids, 16 * 1024 * 1024) l;
+  -- What is behind the last line and has a result had no room; what has none is passed over.
+  select min(i.ord) - 1 into v_through
+  from unnest(v_ids) with ordinality i(id, ord) where i.ord > v_ords[cardinality(v_ords)] and exists (select from result r where r.id = i.id);
+  v_through := coalesce(v_through, cardinality(v_ids));
+  return query
+  select v_places[n], v_lines[array_position(v_ords, n)],
+         exists (select from batch_done d where d.batch_id = p_batch_id and d.first + cardinality(d.ids) - 1 > v_places[v_through])
+  from generate_series(1, v_through) n order by n;
 end
 $$;
 

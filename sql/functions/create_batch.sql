@@ -45,6 +45,8 @@ begin
     raise exception using errcode = 'TL400', message = format('Input file must have purpose ''batch'', got ''%s''', v_file.purpose);
   end if;
   if p_queue is not null then
+    -- Who deletes the queue waits for this, or is waited for.
+    lock table task in row exclusive mode;
     select * into v_route from find_route(p_queue, p_endpoint, null);
     if v_route.code is not null then
       raise exception using errcode = v_route.code, message = v_route.message;

@@ -76,8 +76,7 @@ begin
   perform end_tasks(array(
     select (h.id, now(), null, v_batch.ending::text, 0, case v_batch.ending when 'expired' then 408 else 499 end, null, null, null)::result
     from unnest(v_held) h(id)));
-  update batch b set worked_at = now() where b.batch_id = p_batch_id;
-
+  -- The batch's row is not touched here: whoever writes its files holds that, and then waits for the lanes.
   if cardinality(v_slice) = p_limit then
     p_after := v_slice[p_limit];
   else

@@ -104,7 +104,8 @@ language sql set search_path = tasklane as $$
   -- the work twice is safe, so this saves effort only. Here a batch of which all lines have ended, or whose window is over, comes to its end.
   with due as materialized (
     select b.batch_id, case when b.status not in ('validating', 'in_progress') then null
-                            when b.status = 'in_progress' and b.expanded and b.completed + b.failed + b.unanswered >= b.total then 'completed'
+                            when b.status = 'in_progress' and b.expanded and b.completed + b.failed + b.unanswered >= b.total
+                              then case when b.unanswered = 0 then 'completed' else 'expired' end
                             when b.expires_at <= now() then 'expired' end::batch_status as ending
     from batch b
     where b.status in ('validating', 'in_progress', 'finalizing', 'cancelling') and (p_ids is null or b.batch_id = any (p_ids))

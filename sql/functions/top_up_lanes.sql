@@ -21,6 +21,7 @@ declare
   v_mark bigint;
   v_youngest bigint;
   v_new ready[];
+  v_ranks smallint[];
 begin
   for v_lane in
     select distinct b.lane_id from batch_lane b
@@ -28,7 +29,9 @@ begin
   loop
     continue when not pg_try_advisory_xact_lock(hashtext('tasklane.top_up_lanes'), v_lane.lane_id);
     select l.* into v_lane from lane l where l.lane_id = v_lane.lane_id;
-    continue when exists (select from ready w where w.lane_id = v_lane.lane_id and w.rank = batch_rank() and w.id = v_lane.top_up_at);
+    -- A line that waits may have another rank by now: it has aged, or was given another priority.
+    v_ranks := array(select lane_ranks(v_lane.lane_id));
+    continue when exists (select from ready w where w.lane_id = v_lane.lane_id and w.rank = any (v_ranks) and w.id = v_lane.top_up_at);
 
     v_window := case when v_lane.topped_up_at > now() - interval '1 second' then least(4096, v_lane.window_lines * 2)
                      when v_lane.topped_up_at < now() - interval '5 seconds' then greatest(128, v_lane.window_lines / 2)
@@ -57,7 +60,7 @@ begin
       v_youngest := (
         select max(b.released_through) from batch_lane b
         where b.lane_id = v_lane.lane_id and b.released_through > v_last
-          and exists (select from ready w where w.lane_id = v_lane.lane_id and w.rank = batch_rank() and w.id = b.released_through));
+          and exists (select from ready w where w.lane_id = v_lane.lane_id and w.rank = any (v_ranks) and w.id = b.released_through));
       return query select * from make_ready(v_new);
       update lane l set window_lines = v_window, topped_up_at = now(), top_up_at = coalesce(v_youngest, v_mark)
       where l.lane_id = v_lane.lane_id;

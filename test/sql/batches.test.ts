@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
 import { beforeEach, describe, test } from 'node:test';
 import { batchesOf } from '../support/batches.ts';
-import { code, type Session, testDatabase } from '../support/sql.ts';
+import { code, hold, type Session, testDatabase, untilBlocked } from '../support/sql.ts';
 
 const database = await testDatabase();
-const [db, other] = (await Promise.all([database.open(), database.open()])) as [Session, Session];
+const [db, other, watcher] = (await Promise.all([database.open(), database.open(), database.open()])) as [
+  Session,
+  Session,
+  Session,
+];
 const batches = batchesOf(db);
 
 let queue: string;
@@ -181,6 +185,18 @@ describe('lines in ready', () => {
     assert.ok((taken[String(young)] ?? 0) > 500, JSON.stringify(taken));
   });
 
+  test('come no faster because those that wait move up or down', async () => {
+    await batches.start(many(1000));
+    const first = await batches.topUp();
+    await db.setPriorities(
+      first.map((row) => row.id),
+      first.map(() => 10),
+    );
+    assert.equal((await batches.topUp()).length, 0, 'nothing has been taken');
+    await db.take([lane], { size: 128 });
+    assert.notEqual((await batches.topUp()).length, 0);
+  });
+
   test('count as waiting in the lane from the start', async () => {
     await batches.start(many(300));
     const waiting = await db.value('select waiting::int from tasklane.queue_stats where queue = $1 and level = 1', [
@@ -238,6 +254,45 @@ describe('a cancelled batch', () => {
     assert.deepEqual([done.status, done.total, done.output_file_id, done.error_file_id], ['cancelled', 0, null, null]);
   });
 
+  test('while its lines are still made is expanded to the end, and has a line for each', async () => {
+    const file = await batches.makeFile('{}\n');
+    const { batch_id: id } = await batches.create(file.id);
+    await db.value('select tasklane.start_batch($1, $2, $3)', [id, [queue], [30]]);
+    await batches.expand(id, 0, 10, many(10), false);
+    await batches.topUp();
+    await batches.work(lane, 2);
+    await db.run('select tasklane.cancel_batch($1)', [id]);
+    assert.equal(await db.value('select tasklane.write_batch($1)', [id]), null, 'there is nothing to write yet');
+    await batches.endLines(id, 7);
+    await batches.fold();
+    await batches.write(id);
+    assert.equal((await batches.progress(id)).status, 'cancelling');
+    await batches.expand(id, 10, 30, many(20), true);
+    assert.deepEqual(await batches.topUp(), []);
+    await batches.endLines(id, 7);
+    await finish(id);
+    const done = await batches.progress(id);
+    assert.deepEqual([done.status, done.total, done.completed, done.failed], ['cancelled', 30, 2, 0]);
+    const lines = [...(await batches.lines(id, 'output_file')), ...(await batches.lines(id, 'error_file'))];
+    assert.equal(new Set(lines.map((line) => line.custom_id)).size, 30);
+    assert.equal(lines.length, 30);
+  });
+
+  test('while its files are written loses no answer', async () => {
+    const id = await batches.start(many(10));
+    await batches.topUp();
+    await batches.work(lane, 10);
+    await batches.fold();
+    await batches.claim();
+    assert.equal(await db.value('select tasklane.write_batch($1, 4)', [id]), true);
+    await db.run('select tasklane.cancel_batch($1)', [id]);
+    assert.equal((await batches.progress(id)).status, 'cancelling');
+    await batches.write(id);
+    const done = await batches.progress(id);
+    assert.deepEqual([done.status, done.completed, done.error_file_id], ['cancelled', 10, null]);
+    assert.equal((await batches.lines(id, 'output_file')).length, 10);
+  });
+
   test('can not be cancelled once it has ended', async () => {
     const id = await batches.start(many(1));
     await batches.topUp();
@@ -267,6 +322,58 @@ test('a batch whose window is over expires: the rest is in the error file, not a
   const errors = await batches.lines(id, 'error_file');
   assert.equal(errors.length, 198);
   assert.ok(errors.every((line) => line.response === null && line.error.code === 'batch_expired'));
+});
+
+test('a batch of which only the deadline ended the last lines has expired, whoever looks at it when', async () => {
+  const id = await batches.start(many(3));
+  await batches.topUp();
+  await batches.work(lane, 2);
+  await db.run('update tasklane.batch set expires_at = now() where batch_id = $1', [id]);
+  const ids = await db.value<bigint[]>('select array_agg(id) from tasklane.task where batch_id = $1', [id]);
+  await db.age(ids);
+  await db.rows(`select * from tasklane.withdraw_tasks($1, 'expired')`, [ids]);
+  await finish(id);
+  const done = await batches.progress(id);
+  assert.deepEqual([done.status, done.completed, done.failed], ['expired', 2, 0]);
+});
+
+test('two servers that end the same batch do not wait for each other', async () => {
+  const id = await batches.start(many(2));
+  await batches.topUp();
+  await batches.work(lane, 2);
+  await batches.fold();
+  await db.run('select tasklane.cancel_batch($1)', [id]);
+  await db.value('select tasklane.write_batch($1)', [id]);
+  const [, end] = await hold(watcher, () =>
+    watcher.run('select from tasklane.batch where batch_id = $1 for update', [id]),
+  );
+  const writing = other.value('select tasklane.write_batch($1)', [id]);
+  await untilBlocked(watcher, other);
+  const ending = batches.endLines(id);
+  await Promise.race([ending, untilBlocked(watcher, db)]);
+  await end('commit');
+  await Promise.all([ending, writing]);
+  assert.equal((await batches.progress(id)).status, 'cancelled');
+});
+
+test('a batch whose window is over before all its lines are made expires with a line for each, paused or not', async () => {
+  const file = await batches.makeFile('{}\n');
+  const { batch_id: id } = await batches.create(file.id);
+  await db.value('select tasklane.start_batch($1, $2, $3)', [id, [queue], [5]]);
+  await batches.expand(id, 0, 2, many(2), false);
+  await db.run('select tasklane.pause_batch($1, true)', [id]);
+  await db.run('update tasklane.batch set expires_at = now() where batch_id = $1', [id]);
+  await batches.claim();
+  await batches.expand(id, 2, 5, many(3), true);
+  await batches.endLines(id);
+  await finish(id);
+  const done = await batches.progress(id);
+  assert.deepEqual([done.status, done.total, done.completed, done.failed], ['expired', 5, 0, 0]);
+  const errors = await batches.lines(id, 'error_file');
+  assert.deepEqual(
+    errors.map((line) => line.error.code),
+    Array.from({ length: 5 }, () => 'batch_expired'),
+  );
 });
 
 test('a paused batch hands out nothing, and goes on where it was', async () => {
@@ -471,6 +578,15 @@ test('a queue with lines of a batch is not deleted, and one whose batch has ende
   await batches.work(lane, 1);
   await finish(id);
   await db.run('select tasklane.delete_queue($1)', [queue]);
+});
+
+test('a queue that a batch is being made for is not deleted meanwhile', async () => {
+  const file = await batches.makeFile('{}\n');
+  const [, end] = await hold(db, () => batches.create(file.id, { queue }));
+  const deleting = assert.rejects(other.run('select tasklane.delete_queue($1)', [queue]), code('TL409'));
+  await Promise.race([deleting, untilBlocked(watcher, other)]);
+  await end('commit');
+  await deleting;
 });
 
 test('an explanation says how many lines wait, who is ahead, and why', async () => {
