@@ -66,11 +66,11 @@ language sql stable set search_path = tasklane as $$
   ) e(applies, code, message) where e.applies limit 1
 $$;
 
-create or replace function tasklane.batch_results(p_batch_id bigint, p_after int, p_limit int default 100)
+create or replace function tasklane.batch_results(p_batch_id bigint, p_after int, p_limit int default 100, p_bytes bigint default 16777216)
 returns table (place int, line text, more boolean)
 language plpgsql stable set search_path = tasklane set enable_seqscan = off as $$
--- The lines of a batch that have ended, in the order in which they were seen to end, after the p_after first ones; up to p_limit or 16 MiB, and
--- at least one where there is one.
+-- The lines of a batch that have ended, in the order in which they were seen to end, after the p_after first ones; up to p_limit or p_bytes,
+-- and at least one where there is one.
 -- Returns  place, to go on after; line, null where retention has removed its task; more: there are others behind the last of these.
 #variable_conflict use_column
 declare
@@ -89,7 +89,7 @@ begin
       and d.first <= p_after + p_limit and d.first + i.nth - 1 > p_after
     order by 2 limit p_limit
   ) k;
-  select array_agg(l.ord order by l.ord), array_agg(l.line order by l.ord) into v_ords, v_lines from batch_lines(p_batch_id, v_ids, 16 * 1024 * 1024) l;
+  select array_agg(l.ord order by l.ord), array_agg(l.line order by l.ord) into v_ords, v_lines from batch_lines(p_batch_id, v_ids, p_bytes) l;
   -- What is behind the last line and has a result had no room; what has none is passed over.
   select min(i.ord) - 1 into v_through
   from unnest(v_ids) with ordinality i(id, ord) where i.ord > v_ords[cardinality(v_ords)] and exists (select from result r where r.id = i.id);

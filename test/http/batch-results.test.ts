@@ -59,17 +59,6 @@ describe('results', () => {
       assert.equal((await f.client('GET', `/v1/batches/${id}/results?${query}`)).json.error.param, query.split('=')[0]);
   });
 
-  test('are all there although a page holds only so many bytes', async () => {
-    const { id, lane } = await run(2);
-    for (const task of [await f.takeOne(lane), await f.takeOne(lane)])
-      await steps.query(`select tasklane.complete($1, 200, to_json(repeat('x', 8500000)))`, [task.task_id]);
-    await become(id, 'completed');
-    const first = await results(id);
-    assert.deepEqual([idsOf(first.data), first.has_more, first.next], [['c0'], true, 1]);
-    const second = await results(id, '?after=1');
-    assert.deepEqual([idsOf(second.data), second.has_more, second.next], [['c1'], false, 2]);
-  });
-
   test('are passed over where retention has removed them, and what comes behind is not', async () => {
     const { id, lane } = await run(7);
     await answerAll(id, lane);

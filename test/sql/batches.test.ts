@@ -495,6 +495,35 @@ describe('results', () => {
     assert.deepEqual(seen.toSorted(), Array.from({ length: 10 }, (_, n) => `r${n}`).toSorted());
   });
 
+  test('are all there although a page has room for so many bytes, and at least one', async () => {
+    const id = await batches.start(many(5));
+    await batches.topUp();
+    await batches.work(lane, 5, 200, JSON.stringify('x'.repeat(1000)));
+    await batches.fold();
+    const page = async (after: number, bytes: number) => {
+      const rows = await db.rows<{ place: number; line: string | null; more: boolean }>(
+        'select * from tasklane.batch_results($1, $2, 4, $3)',
+        [id, after, bytes],
+      );
+      assert.ok(rows.every((row) => row.more === rows[0]?.more));
+      return [rows.map((row) => row.line && JSON.parse(row.line).custom_id), rows.at(-1)?.place, rows[0]?.more];
+    };
+    assert.deepEqual(await page(0, 1), [['r0'], 1, true]);
+    assert.deepEqual(await page(1, 2700), [['r1', 'r2'], 3, true]);
+    assert.deepEqual(await page(3, 1), [['r3'], 4, true]);
+    assert.deepEqual(await page(4, 1), [['r4'], 5, false]);
+    assert.deepEqual(await page(0, 1e6), [['r0', 'r1', 'r2', 'r3'], 4, true]);
+    assert.deepEqual(await page(5, 1e6), [[], undefined, undefined]);
+    const gone = await db.value<bigint[]>(
+      `select array_agg(id) from tasklane.task where batch_id = $1 and custom_id in ('r0', 'r2', 'r4')`,
+      [id],
+    );
+    await db.run('delete from tasklane.result where id = any ($1)', [gone]);
+    assert.deepEqual(await page(0, 1), [[null, 'r1', null], 3, true]);
+    assert.deepEqual(await page(3, 1), [['r3', null], 5, false]);
+    assert.deepEqual(await page(4, 1), [[null], 5, false]);
+  });
+
   test('that failed are copied as input lines of another batch', async () => {
     const id = await batches.start(many(6));
     await batches.topUp();
