@@ -129,7 +129,7 @@ async function start(
     eventRetentionSeconds: config.TASKLANE_EVENT_RETENTION_SECONDS,
     log,
     onExpired: (ended) => tasks.end.announceUnanswered(ended, 'expired'),
-    workOnBatch: working.work,
+    workOnBatch: working.workOn,
   });
   stops.push(jobs.stop);
   onCallbacks = jobs.onCallbacks;

@@ -10,9 +10,11 @@ import { createBatchWork } from './work.ts';
 
 /** Shortest time between two additions under load. */
 const FOLD_GAP_MS = 50;
-/** What a killed server left is taken up after this. */
-const LOOK_MS = 5000;
-const QUIET_SECONDS = 5;
+/** What a killed server left is taken up within the sum of these. */
+const LOOK_MS = 2000;
+const QUIET_SECONDS = 4;
+/** How many batches are worked on at once: each takes a core while its lines are looked at. */
+const WORK_AT_ONCE = 2;
 
 /** The life of batches in this process. */
 export function startBatches(deps: {
@@ -58,21 +60,47 @@ export function startBatches(deps: {
   }, onError);
 
   const { work, check } = createBatchWork({ ...deps, topUp, fold });
+  /** Those that are worked on may be wanted as well: once more, afterwards. */
+  const wanted = new Set<string>();
+  const working = new Map<string, Promise<void>>();
+  const workNext = () => {
+    const id = working.size < WORK_AT_ONCE ? [...wanted].find((one) => !working.has(one)) : undefined;
+    if (id === undefined || deps.stopping.aborted) return;
+    wanted.delete(id);
+    const done = work(id)
+      .catch((error) => {
+        if (!deps.stopping.aborted) log.warn({ err: error, batchId: id }, 'work on a batch failed; trying again soon');
+      })
+      .finally(() => {
+        working.delete(id);
+        workNext();
+      });
+    working.set(id, done);
+    workNext();
+  };
+
+  /** Begins to work on a batch, or does when there is room. Does not wait for it. */
+  const workOn = (id: string): void => {
+    wanted.add(id);
+    workNext();
+  };
 
   const lookAround = async () => {
     if (!(await hasOpenBatches(db))) return;
     await fold();
     await topUp(null);
     const claimed = await claimBatches(db, null, QUIET_SECONDS);
-    if (claimed.length > 0) onWork(claimed.map((batch) => batch.batch_id));
+    for (const batch of claimed) workOn(batch.batch_id);
   };
+  void lookAround().catch(onError);
   const looking = repeat(LOOK_MS, lookAround, onError);
 
   return {
     check,
     fold,
     topUp,
-    work,
+
+    workOn,
 
     /** Lines of a batch ended in this process. */
     onEnded: foldSoon,
@@ -85,8 +113,11 @@ export function startBatches(deps: {
 
     tail: tails.tail,
 
-    /** Resolves when the step that is under way is done. */
-    stop: looking.stop,
+    /** Resolves when the steps that are under way are done. */
+    async stop(): Promise<void> {
+      await looking.stop();
+      await Promise.all(working.values());
+    },
   };
 }
 export type Batches = ReturnType<typeof startBatches>;

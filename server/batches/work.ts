@@ -109,6 +109,7 @@ export function createBatchWork(deps: {
       stopping.throwIfAborted();
       const ended = await endLines(db, id, place, END_LINES);
       freed(ended.freed);
+      await touchBatch(db, id);
       place = ended.next;
       await touchBatch(db, id);
     }

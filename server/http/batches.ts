@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http';
 import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { Batches } from '../batches/batches.ts';
 import { ENDED } from '../batches/tail.ts';
@@ -48,6 +49,10 @@ export function batchRoutes(deps: {
     if (!made.repeated) onBatches([made.batch_id]);
     return (await findBatch(db, made.batch_id, null)) as Batch;
   };
+  const keyed = (req: IncomingMessage, bodyHash: string): NewBatch['key'] => {
+    const text = keyOf(req);
+    return text === undefined ? null : { text, bodyHash, seconds: keySeconds };
+  };
 
   /** Calls `change`, which may throw 404 and 409, and answers with the batch as it is then. */
   const after = async (printed: string | undefined, principal: Principal, change: (id: string) => Promise<void>) => {
@@ -69,7 +74,6 @@ export function batchRoutes(deps: {
       body: batchBody,
       async handle({ body, text, principal, req }) {
         const queue = queueOf(req.headers['x-bella-queue-name']);
-        const key = keyOf(req);
         const batch = await create({
           tenantId: principal.tenantId,
           keyId: principal.keyId,
@@ -81,7 +85,7 @@ export function batchRoutes(deps: {
           metadata: body.metadata ? JSON.stringify(body.metadata) : null,
           outputExpiresSeconds: body.output_expires_after?.seconds ?? null,
           retryOf: null,
-          key: key === undefined ? null : { text: key, bodyHash: hashOf(text, queue ?? ''), seconds: keySeconds },
+          key: keyed(req, hashOf(text, queue ?? '')),
         });
         return { json: batchJson(batch) };
       },
@@ -170,7 +174,7 @@ export function batchRoutes(deps: {
       path: '/v1/batches/:id/retry_failed',
       summary: 'Run the lines of an ended batch that got no good answer again, as a batch of their own',
       roles: ['client'],
-      async handle({ params, principal }) {
+      async handle({ params, principal, req }) {
         const batch = await find(params.id, principal);
         if (!ENDED.includes(batch.status)) {
           throw refuse(409, `Cannot retry the failed requests of a batch with status '${batch.status}'.`);
@@ -195,8 +199,10 @@ export function batchRoutes(deps: {
           metadata: JSON.stringify({ ...JSON.parse(batch.metadata ?? '{}'), retry_of: batch.id }),
           outputExpiresSeconds: batch.output_expires_seconds,
           retryOf: batch.batch_id,
-          key: null,
+          key: keyed(req, hashOf('{}', batch.id)),
         });
+        // A repeat, under a key: the batch has its file already.
+        if (made.input_file_id !== inputFileId) await deleteFile(db, inputFileId, null);
         return { json: batchJson(made) };
       },
     }),

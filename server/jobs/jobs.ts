@@ -14,8 +14,6 @@ import { startRetention } from './retention.ts';
 import { keepRunning } from './runner.ts';
 
 const FOLD_MS = 5000;
-/** Lower goes first: work on a batch takes seconds, and nothing else must wait for it. */
-const BATCH_PRIORITY = 10;
 const CRONTAB = `
 * * * * * expire
 * * * * * deliver_callbacks
@@ -34,8 +32,8 @@ export async function startJobs(deps: {
   eventRetentionSeconds: number;
   log: Logger;
   onExpired(ended: readonly EndedTask[]): void;
-  /** Does the work that there is for a batch. */
-  workOnBatch(id: string): Promise<void>;
+  /** Begins the work that there is for a batch. */
+  workOnBatch(id: string): void;
 }) {
   const { db, url, rule, eventRetentionSeconds, log, onExpired, workOnBatch } = deps;
 
@@ -86,9 +84,7 @@ export async function startJobs(deps: {
     onBatches(ids: readonly string[]): void {
       for (const id of ids) {
         starting
-          .then(({ addJob }) =>
-            addJob('work_on_batch', { id }, { jobKey: `batch ${id}`, priority: BATCH_PRIORITY, maxAttempts: 1 }),
-          )
+          .then(({ addJob }) => addJob('work_on_batch', { id }, { jobKey: `batch ${id}` }))
           .catch((error) =>
             log.warn({ err: error, batchId: id }, 'could not ask for work on a batch; it will be found'),
           );

@@ -7,7 +7,7 @@ import type { Database } from '../db/open.ts';
 import { outlast } from '../db/outlast.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
 import type { EventType, FeedRequest } from '../protocol/feed.ts';
-import { parseTaskId } from '../protocol/ids.ts';
+import { parseBatchId, parseTaskId } from '../protocol/ids.ts';
 import { minifyJson } from '../protocol/json.ts';
 
 /** An event as the wire has it; `json` is one line. */
@@ -158,6 +158,9 @@ export function createFeed(db: Database, log: Logger, keepSeconds: number) {
       }
     }
     if (request.queue != null) await checkQueue(db, request.queue);
+    if (request.batch_id != null && parseBatchId(request.batch_id) === undefined) {
+      throw notFound(`unknown batch ${request.batch_id}`);
+    }
     return {
       tenantId,
       types: request.types ?? null,

@@ -38,8 +38,8 @@ begin
     || case when r.outcome in ('succeeded', 'failed') then
          '"response":{"status_code":' || r.status_code || ',"request_id":'
          || to_json(coalesce(r.request_id, print_task_id(t.id, l.queue_id, l.level, t.mode)))
-         -- white space that a worker left between the values must not break the line
-         || ',"body":' || translate(r.body::text, E'\n\r', '  ') || '},"error":null}'
+         -- White space that a worker left between the values must not break the line. (translate takes 2.6 times as long.)
+         || ',"body":' || replace(replace(r.body::text, E'\n', ' '), E'\r', ' ') || '},"error":null}'
        else '"response":null,"error":' || line_error(r, v_batch) || '}' end,
     r.body::text
   from sized s
@@ -54,7 +54,7 @@ $$;
 create or replace function tasklane.line_error(p_result tasklane.result, p_batch tasklane.batch) returns text
 language sql stable set search_path = tasklane as $$
   -- Why a line has no answer, as the error file says it.
-  select json_build_object('code', e.code, 'message', e.message)::text
+  select '{"code":' || to_json(e.code) || ',"message":' || to_json(e.message) || '}'
   from (values
     (p_result.outcome = 'expired' and p_result.completed_at >= p_batch.expires_at, 'batch_expired',
      'This request could not be executed before the completion window expired.'),
@@ -119,7 +119,7 @@ begin
   )
   select max(p.id),
          string_agg('{"custom_id":' || to_json(p.custom_id) || ',"method":"POST","url":' || to_json(v_endpoint)
-                    || ',"body":' || translate(p.data::text, E'\n\r', '  ') || E'}\n', '' order by p.ord) filter (where p.outcome <> 'succeeded')
+                    || ',"body":' || replace(replace(p.data::text, E'\n', ' '), E'\r', ' ') || E'}\n', '' order by p.ord) filter (where p.outcome <> 'succeeded')
     into v_last, v_text
   from page p where p.ord = 1 or p.bytes <= 4 * 1024 * 1024;
   if v_text is not null then

@@ -160,21 +160,23 @@ language plpgsql immutable set search_path = tasklane as $$
 -- where it says nothing that can be read.
 declare
   v_usage json;
-  v_found bigint[];
 begin
-  v_usage := p_body::json -> 'usage';
+  begin
+    v_usage := p_body::json -> 'usage';
+  exception when data_exception then
+    -- An escape that Postgres can't read, such as \u0000: not in what is asked for here.
+    v_usage := regexp_replace(p_body, '\\u[0-9a-fA-F]{4}', '', 'g')::json -> 'usage';
+  end;
   if v_usage is null or json_typeof(v_usage) <> 'object' then
     return '{0,0,0,0,0}';
   end if;
-  v_found := array[
+  return array[
     tokens(coalesce(v_usage ->> 'input_tokens', v_usage ->> 'prompt_tokens')),
     tokens(coalesce(v_usage #>> '{input_tokens_details,cached_tokens}', v_usage #>> '{prompt_tokens_details,cached_tokens}')),
     tokens(coalesce(v_usage ->> 'output_tokens', v_usage ->> 'completion_tokens')),
     tokens(coalesce(v_usage #>> '{output_tokens_details,reasoning_tokens}', v_usage #>> '{completion_tokens_details,reasoning_tokens}')),
     tokens(v_usage ->> 'total_tokens')];
-  return v_found;
 exception when data_exception then
-  -- An escape that Postgres can't read, such as \u0000.
   return '{0,0,0,0,0}';
 end
 $$;

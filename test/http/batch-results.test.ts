@@ -198,6 +198,18 @@ describe('what failed', () => {
     assert.equal((await f.client('GET', `/v1/files/${made.input_file_id}`)).json.purpose, 'batch');
   });
 
+  test('runs again once, however often it is asked for under one key', async () => {
+    const { id, lane } = await run(1);
+    await answerAll(id, lane, () => ({ status_code: 500, body: {} }));
+    const files = async () => (await f.client('GET', '/v1/files?purpose=batch')).json.data.length;
+    const before = await files();
+    const ask = () =>
+      f.client('POST', `/v1/batches/${id}/retry_failed`, undefined, { headers: { 'Idempotency-Key': `again ${id}` } });
+    const asked = await Promise.all([ask(), ask(), ask()]);
+    assert.equal(new Set(asked.map((answer) => answer.json.id)).size, 1, asked[0]?.text);
+    assert.equal(await files(), before + 1);
+  });
+
   test('is, of a cancelled batch, all that was not answered', async () => {
     const queue = await f.queue();
     const { id } = await create(

@@ -90,8 +90,12 @@ describe('filters', () => {
     ['types', () => 'types=completed,%20started', [1, 3, 4]],
     ['a queue', ({ one }) => `queue=${one}`, [1, 2]],
     ['a task', ({ second }) => `task_id=${second}`, [3, 4]],
-    ['a batch', () => 'batch_id=77', [3, 4]],
-    ['all together', ({ two, second }) => `types=completed&queue=${two}&task_id=${second}&batch_id=77`, [4]],
+    ['a batch', () => 'batch_id=BATCH-0-1-250101000000-0000-000077', [3, 4]],
+    [
+      'all together',
+      ({ two, second }) => `types=completed&queue=${two}&task_id=${second}&batch_id=BATCH-0-1-250101000000-0000-000077`,
+      [4],
+    ],
     ['those that no event matches', ({ one, second }) => `queue=${one}&task_id=${second}`, []],
   ];
   for (const [name, query, found] of expected) {
@@ -131,6 +135,7 @@ describe('filters', () => {
     assertRefused(await get('task_id=nonsense'), 404, /unknown task/);
     assertRefused(await get(`task_id=${foreign}`), 404, /unknown task/);
     assertRefused(await get('batch_id=%00'), 400, /NUL/, 'batch_id');
+    assertRefused(await get('batch_id=77'), 404, /unknown batch 77/);
   });
 });
 

@@ -93,7 +93,7 @@ describe('a batch', () => {
     await batches.work(lane, 1, 200, '{"text":"\\u0000","usage":{"total_tokens":1000}}');
     await batches.work(lane, 1, 200, '{"usage":{"total_tokens":"many"}}');
     await finish(id);
-    assert.deepEqual((await batches.progress(id)).usage.map(Number), [14, 4, 9, 3, 23]);
+    assert.deepEqual((await batches.progress(id)).usage.map(Number), [14, 4, 9, 3, 1023]);
   });
 
   test('keeps each line on one line whatever white space the worker left in its answer', async () => {

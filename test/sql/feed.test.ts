@@ -240,9 +240,9 @@ describe('reading the feed', () => {
     assert.deepEqual(await types(null, null, queue), ['submitted', 'started', null]);
     assert.deepEqual(await types(null, null, null, mine), ['submitted', 'started', null]);
     assert.deepEqual(await types(null, ['started'], queue, mine), ['started', null]);
-    assert.deepEqual(await types(null, null, null, null, '7'), [null]);
+    assert.deepEqual(await types(null, null, null, null, 'BATCH-0-1-250101000000-0000-000007'), [null]);
     await db.run('update tasklane.task set batch_id = 7 where id = $1', [other]);
-    assert.deepEqual(await types(null, null, null, null, '7'), ['started']);
+    assert.deepEqual(await types(null, null, null, null, 'BATCH-0-1-250101000000-0000-000007'), ['started']);
     assert.deepEqual(await read(start + 3n), []);
   });
 
