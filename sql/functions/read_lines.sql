@@ -8,6 +8,7 @@ language plpgsql stable set search_path = tasklane as $$
 declare
   v_at bigint := p_from;
   v_chunk record;
+  v_part bytea;
   v_bytes bytea := '';
   v_whole int;                                          -- how many of the bytes are whole characters
   v_lines text[];
@@ -22,21 +23,23 @@ begin
       end if;
       return;
     end if;
-    v_bytes := v_bytes || substr(v_chunk.bytes, (v_at - v_chunk.at)::int + 1);
+    v_part := substr(v_chunk.bytes, (v_at - v_chunk.at)::int + 1);
     v_at := v_chunk.at + octet_length(v_chunk.bytes);
-    if position('\x00'::bytea in v_bytes) > 0 then
+    if position('\x00'::bytea in v_part) > 0 then
       -- A NUL can't be text. What stands in its place is as little JSON, so the line is found faulty.
-      v_bytes := decode(replace(encode(v_bytes, 'escape'), '\000', '\037'), 'escape');
+      v_part := decode(replace(encode(v_part, 'escape'), '\000', '\037'), 'escape');
     end if;
-    if v_long then
-      if position('\x0a'::bytea in v_bytes) > 0 then
-        return query select v_at - octet_length(v_bytes) + position('\x0a'::bytea in v_bytes), null::text;
-        return;
-      end if;
-      v_bytes := '\x20';
+    if position('\x0a'::bytea in v_part) = 0 then
+      v_long := v_long or octet_length(v_bytes) + octet_length(v_part) > p_max_bytes;
+      v_bytes := case when v_long then '\x20' else v_bytes || v_part end;
       continue;
     end if;
+    if v_long then
+      return query select v_at - octet_length(v_part) + position('\x0a'::bytea in v_part), null::text;
+      return;
+    end if;
 
+    v_bytes := v_bytes || v_part;
     v_whole := octet_length(v_bytes);
     for n in 1..least(3, octet_length(v_bytes)) loop
       if get_byte(v_bytes, octet_length(v_bytes) - n) >= 192 then
@@ -45,17 +48,11 @@ begin
       exit when get_byte(v_bytes, octet_length(v_bytes) - n) not between 128 and 191;
     end loop;
     v_lines := string_to_array(convert_from(substr(v_bytes, 1, v_whole), 'UTF8'), E'\n');
-    if cardinality(v_lines) > 1 then
-      return query
-      select v_at - octet_length(v_bytes) + sum(octet_length(l.line) + 1) over (order by l.nth),
-             case when octet_length(l.line) <= p_max_bytes then l.line end
-      from unnest(v_lines[:cardinality(v_lines) - 1]) with ordinality as l(line, nth);
-      return;
-    end if;
-    if octet_length(v_bytes) > p_max_bytes then
-      v_long := true;
-      v_bytes := '\x20';
-    end if;
+    return query
+    select v_at - octet_length(v_bytes) + sum(octet_length(l.line) + 1) over (order by l.nth),
+           case when octet_length(l.line) <= p_max_bytes then l.line end
+    from unnest(v_lines[:cardinality(v_lines) - 1]) with ordinality as l(line, nth);
+    return;
   end loop;
 end
 $$;

@@ -2,6 +2,7 @@ import { rmSync } from 'node:fs';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { runMigrations } from 'graphile-worker';
 import pg from 'pg';
 import { pino } from 'pino';
 import { killPostmaster } from '../../scripts/chaos/postmaster.ts';
@@ -22,7 +23,10 @@ export async function globalSetup(): Promise<void> {
     await client.query(`drop database if exists ${TEMPLATE} with (force)`);
     await client.query(`create database ${TEMPLATE}`);
     await client.end();
-    await migrate(Object.assign(new URL(url), { pathname: `/${TEMPLATE}` }).href);
+    const connectionString = Object.assign(new URL(url), { pathname: `/${TEMPLATE}` }).href;
+    await migrate(connectionString);
+    // Else every server would do so at its first start.
+    await runMigrations({ connectionString });
   } catch (error) {
     // The runner does not call globalTeardown after a failed globalSetup.
     await teardown();
