@@ -20,7 +20,7 @@ import { readLines } from './read-lines.ts';
 
 /** What one transaction carries of an input. */
 const EXPAND_LINES = 2000;
-const EXPAND_BYTES = 2 << 20;
+const EXPAND_BYTES = 1 << 20;
 const END_LINES = 2000;
 const WRITE_LINES = 1000;
 const LOOK_AGAIN_MS = 50;

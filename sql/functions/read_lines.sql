@@ -19,16 +19,12 @@ begin
     if not found then
       -- The last line may lack its line break.
       if octet_length(v_bytes) > 0 then
-        return query select v_at, case when not v_long and octet_length(v_bytes) <= p_max_bytes then convert_from(v_bytes, 'UTF8') end;
+        return query select v_at, case when not v_long and octet_length(v_bytes) <= p_max_bytes then text_of(v_bytes) end;
       end if;
       return;
     end if;
     v_part := substr(v_chunk.bytes, (v_at - v_chunk.at)::int + 1);
     v_at := v_chunk.at + octet_length(v_chunk.bytes);
-    if position('\x00'::bytea in v_part) > 0 then
-      -- A NUL can't be text. What stands in its place is as little JSON, so the line is found faulty.
-      v_part := decode(replace(encode(v_part, 'escape'), '\000', '\037'), 'escape');
-    end if;
     if position('\x0a'::bytea in v_part) = 0 then
       v_long := v_long or octet_length(v_bytes) + octet_length(v_part) > p_max_bytes;
       v_bytes := case when v_long then '\x20' else v_bytes || v_part end;
@@ -47,12 +43,22 @@ begin
       end if;
       exit when get_byte(v_bytes, octet_length(v_bytes) - n) not between 128 and 191;
     end loop;
-    v_lines := string_to_array(convert_from(substr(v_bytes, 1, v_whole), 'UTF8'), E'\n');
+    v_lines := string_to_array(text_of(substr(v_bytes, 1, v_whole)), E'\n');
     return query
     select v_at - octet_length(v_bytes) + sum(octet_length(l.line) + 1) over (order by l.nth),
            case when octet_length(l.line) <= p_max_bytes then l.line end
     from unnest(v_lines[:cardinality(v_lines) - 1]) with ordinality as l(line, nth);
     return;
   end loop;
+end
+$$;
+
+create or replace function tasklane.text_of(p_bytes bytea) returns text
+language plpgsql immutable as $$
+-- The text of UTF-8. A NUL can't be in one: what stands in its place is as little JSON, so its line is found faulty.
+begin
+  return convert_from(p_bytes, 'UTF8');
+exception when character_not_in_repertoire then
+  return convert_from(decode(replace(encode(p_bytes, 'escape'), '\000', '\037'), 'escape'), 'UTF8');
 end
 $$;
