@@ -141,4 +141,3 @@ export function createBatchWork(deps: {
     },
   };
 }
-export type BatchWork = ReturnType<typeof createBatchWork>;

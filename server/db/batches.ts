@@ -4,7 +4,7 @@ import { TasklaneError } from '../protocol/errors.ts';
 import type { EndedLane } from './end-tasks.ts';
 import type { Database } from './open.ts';
 
-export type BatchStatus =
+type BatchStatus =
   | 'validating'
   | 'failed'
   | 'in_progress'

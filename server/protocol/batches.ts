@@ -37,7 +37,6 @@ export const batchBody = z.object({
   metadata: openAiMetadata.nullish(),
   output_expires_after: expiresAfter.nullish(),
 });
-export type BatchBody = z.infer<typeof batchBody>;
 
 export const dryRunBody = z.object({ input_file_id: fileId, endpoint: z.enum(BATCH_ENDPOINTS) });
 

@@ -39,6 +39,7 @@ test('the table of settings has each that there is, with its default', () => {
     DATABASE_URL: 'postgres://x/y',
     TASKLANE_ADMIN_KEY: 'x'.repeat(16),
     TASKLANE_INSTANCE: 'a:1',
+    TASKLANE_FILE_QUOTA_BYTES: '1',
   });
   assert.deepEqual(rows.map(([name]) => name).sort(), Object.keys(config).sort());
   for (const [name, value] of rows)
