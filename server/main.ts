@@ -2,7 +2,7 @@ import { hostname } from 'node:os';
 import { createApp } from './app.ts';
 import { adminKeyIn } from './auth/admin-key.ts';
 import { createAuth } from './auth/auth.ts';
-import { type Batches, startBatches } from './batches/batches.ts';
+import { startBatches } from './batches/batches.ts';
 import { createAddressRule } from './callbacks/address.ts';
 import { type Config, loadConfig } from './config.ts';
 import { startEmbeddedPostgres } from './db/embedded.ts';
@@ -87,7 +87,8 @@ async function start(
   const auth = await createAuth(db, adminKey);
   let onCallbacks: () => void = () => undefined;
   let onBatches: (ids: readonly string[]) => void = () => undefined;
-  let batches: Batches | undefined;
+  let onLines: () => void = () => undefined;
+  let onTopUp: (laneIds: readonly number[]) => void = () => undefined;
   const tasks = await startTasks({
     db,
     url,
@@ -96,28 +97,26 @@ async function start(
     keySeconds: config.TASKLANE_IDEMPOTENCY_SECONDS,
     eventRetentionSeconds: config.TASKLANE_EVENT_RETENTION_SECONDS,
     onCallbacks: () => onCallbacks(),
-    onLines: () => batches?.onEnded(),
-    onTopUp: (laneIds) => batches?.onTaken(laneIds),
+    onLines: () => onLines(),
+    onTopUp: (laneIds) => onTopUp(laneIds),
     onKeysChanged: auth.forget,
   });
   stops.push(tasks.stop);
   const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
-  const working = startBatches({
+  const batches = startBatches({
     db,
     log,
     maxLines: config.TASKLANE_BATCH_MAX_LINES,
     maxLineBytes: maxBodyBytes,
     stopping,
     waiting: tasks.lanes.waiting,
-    freed: (lanes) =>
-      lanes.forEach(({ lane, limited }) => {
-        tasks.lanes.freed(lane, limited);
-      }),
+    freed: tasks.lanes.freed,
     onCallbacks: () => onCallbacks(),
     onWork: (ids) => onBatches(ids),
   });
-  batches = working;
-  stops.push(working.stop);
+  stops.push(batches.stop);
+  onLines = batches.onEnded;
+  onTopUp = batches.onTaken;
   const rule = createAddressRule({
     allow: config.TASKLANE_CALLBACK_ALLOW,
     allowLoopback: config.DATABASE_URL === undefined,
@@ -129,7 +128,7 @@ async function start(
     eventRetentionSeconds: config.TASKLANE_EVENT_RETENTION_SECONDS,
     log,
     onExpired: (ended) => tasks.end.announceUnanswered(ended, 'expired'),
-    workOnBatch: working.workOn,
+    workOnBatch: batches.workOn,
   });
   stops.push(jobs.stop);
   onCallbacks = jobs.onCallbacks;
@@ -147,7 +146,7 @@ async function start(
   const deps = {
     db,
     tasks,
-    batches: working,
+    batches,
     keySeconds,
     onBatches,
     schedules,

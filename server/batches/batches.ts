@@ -1,7 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { claimBatches, foldBatches, hasOpenBatches, topUpLanes } from '../db/batches.ts';
-import type { EndedLane } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
 import { repeat } from '../db/repeat.ts';
 import { soon } from '../db/soon.ts';
@@ -26,8 +25,8 @@ export function startBatches(deps: {
   stopping: AbortSignal;
   /** Tasks came to wait. */
   waiting(rows: readonly { id: string; lane: string; rank: number }[]): void;
-  /** Running tasks ended. */
-  freed(lanes: readonly EndedLane[]): void;
+  /** A running task of the lane ended. */
+  freed(lane: string, limited: boolean): void;
   /** A batch ended, of which webhooks may be told. */
   onCallbacks(): void;
   /** There is work to do for these batches. */

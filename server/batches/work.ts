@@ -12,7 +12,6 @@ import {
   touchBatch,
   writeBatch,
 } from '../db/batches.ts';
-import type { EndedLane } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import { checkLines, lineOf } from './check-lines.ts';
@@ -37,7 +36,7 @@ export function createBatchWork(deps: {
   /** Lets the next lines wait in ready. */
   topUp(laneIds: readonly number[]): Promise<void>;
   fold(): Promise<void>;
-  freed(lanes: readonly EndedLane[]): void;
+  freed(lane: string, limited: boolean): void;
   /** A batch ended, of which webhooks may be told. */
   onCallbacks(): void;
 }) {
@@ -108,8 +107,7 @@ export function createBatchWork(deps: {
     while (place.p_lane_id !== null) {
       stopping.throwIfAborted();
       const ended = await endLines(db, id, place, END_LINES);
-      freed(ended.freed);
-      await touchBatch(db, id);
+      for (const { lane, limited } of ended.freed) freed(lane, limited);
       place = ended.next;
       await touchBatch(db, id);
     }
