@@ -1,4 +1,5 @@
 import { hostname } from 'node:os';
+import { setFlagsFromString } from 'node:v8';
 import { createApp } from './app.ts';
 import { adminKeyIn } from './auth/admin-key.ts';
 import { createAuth } from './auth/auth.ts';
@@ -75,7 +76,7 @@ async function start(
   const db = await openDatabase(url, { maxConnections: config.TASKLANE_MAX_CONNECTIONS });
   stops.push(db.close);
   // A put finds the default partition where a day's own is missing, so a busy database is no reason not to start.
-  await makePartitions(db).catch((error) =>
+  await makePartitions(db, 1).catch((error) =>
     log.warn({ err: error }, 'could not make partitions ahead; trying again within the hour'),
   );
 
@@ -166,6 +167,9 @@ async function start(
     bus.stop();
     await http.drain();
   });
+  // The old generation is collected when it has grown by half, with all the buffers that hang on it: a batch of 100 MB took 150 MB more than
+  // idle without this, and 60 MB with it, in the same time. Not before: while the server starts, it only grows.
+  setFlagsFromString('--heap-growing-percent=50');
   process.stdout.write(`tasklane listening on http://${host}:${http.port}\n`);
 }
 

@@ -1,8 +1,8 @@
 import type { Database } from './open.ts';
 
-/** Makes the daily partitions of today and the week ahead, where they are missing. */
-export async function makePartitions(db: Database): Promise<void> {
-  await db.call('make_partitions', [], []);
+/** Makes the daily partitions of today and so many days ahead, where they are missing. */
+export async function makePartitions(db: Database, days: number): Promise<void> {
+  await db.call('make_partitions', [days], ['int']);
 }
 
 /** Adds up the lanes' counts. */

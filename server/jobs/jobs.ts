@@ -14,6 +14,8 @@ import { startRetention } from './retention.ts';
 import { keepRunning } from './runner.ts';
 
 const FOLD_MS = 5000;
+/** So long may go by without a server, or with one that can't make them, until tasks share the default partition. */
+const DAYS_AHEAD = 7;
 const CRONTAB = `
 * * * * * expire
 * * * * * deliver_callbacks
@@ -48,7 +50,7 @@ export async function startJobs(deps: {
   });
   const taskList: TaskList = {
     expire: () => expireOverdue(db, onExpired),
-    make_partitions: () => makePartitions(db),
+    make_partitions: () => makePartitions(db, DAYS_AHEAD),
     async drop_old_partitions() {
       while (await dropOldPartitions(db));
     },
