@@ -28,6 +28,8 @@ export async function migrate(url: string): Promise<string[]> {
     await client.query('select pg_advisory_lock($1)', [LOCK]);
     await client.query(`
       set client_min_messages = warning;
+      -- Not "$user": a name without its schema must not be found just because the user is called tasklane.
+      set search_path = pg_catalog;
       create schema if not exists tasklane;
       create table if not exists tasklane.migration (
         name text primary key, checksum text not null, applied_at timestamptz not null default now())`);

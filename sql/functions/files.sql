@@ -47,7 +47,7 @@ end
 $$;
 
 create or replace function tasklane.finish_file(p_file_number bigint, p_purpose text default null, p_expires_seconds int default null, p_quota bigint default null)
-returns setof file
+returns setof tasklane.file
 language plpgsql set search_path = tasklane as $$
 -- Shows a file that is complete: from now on it can be found, and never changes. p_expires_seconds count from its created_at; without them a file
 -- of purpose batch expires after 30 days and others never. p_quota is how many bytes its tenant may have in files, this one included; null: any.
@@ -108,7 +108,7 @@ language sql set search_path = tasklane as $$
   update file set deleted_at = now() where file_number = p_file_number and not ready and deleted_at is null
 $$;
 
-create or replace function tasklane.find_file(p_file_id text, p_tenant_id int default null) returns setof file
+create or replace function tasklane.find_file(p_file_id text, p_tenant_id int default null) returns setof tasklane.file
 language sql stable set search_path = tasklane as $$
   -- The file (of that tenant), or nothing.
   select * from file f where f.file_id = p_file_id and (p_tenant_id is null or f.tenant_id = p_tenant_id) and is_live(f)
@@ -124,7 +124,7 @@ language sql set search_path = tasklane as $$
 $$;
 
 create or replace function tasklane.list_files(p_tenant_id int default null, p_purpose text default null, p_after bigint default null, p_descending boolean default true, p_limit int default 20)
-returns setof file
+returns setof tasklane.file
 language plpgsql stable set search_path = tasklane set plan_cache_mode = force_custom_plan as $$
 -- Files, the newest or the oldest first, those beyond p_after (a file_number).
 begin

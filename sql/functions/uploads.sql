@@ -1,5 +1,5 @@
 create or replace function tasklane.create_upload(p_tenant_id int, p_filename text, p_purpose text, p_mime_type text, p_bytes bigint, p_expires_seconds int default null, p_quota bigint default null)
-returns setof upload
+returns setof tasklane.upload
 language plpgsql set search_path = tasklane as $$
 -- Announces a file of p_bytes that comes in parts, within an hour. p_expires_seconds and p_quota as in finish_file.
 -- Returns  the upload. Raises TL413 when the file would be over the quota already now.
@@ -11,13 +11,13 @@ begin
 end
 $$;
 
-create or replace function tasklane.find_upload(p_upload_id text, p_tenant_id int default null) returns setof upload
+create or replace function tasklane.find_upload(p_upload_id text, p_tenant_id int default null) returns setof tasklane.upload
 language sql stable set search_path = tasklane as $$
   -- The upload (of that tenant), or nothing.
   select * from upload where upload_id = p_upload_id and (p_tenant_id is null or tenant_id = p_tenant_id)
 $$;
 
-create or replace function tasklane.lock_upload(p_upload_id text, p_tenant_id int, p_what text) returns upload
+create or replace function tasklane.lock_upload(p_upload_id text, p_tenant_id int, p_what text) returns tasklane.upload
 language plpgsql set search_path = tasklane as $$
 -- An upload whose time is not over, locked to the commit. p_what says what is to be done with it.
 -- Raises   TL404 when there is none (of that tenant), TL400 when its time is over.
@@ -35,7 +35,7 @@ begin
 end
 $$;
 
-create or replace function tasklane.check_takes_parts(p_upload_id text, p_tenant_id int default null) returns upload
+create or replace function tasklane.check_takes_parts(p_upload_id text, p_tenant_id int default null) returns tasklane.upload
 language plpgsql set search_path = tasklane as $$
 -- The upload, locked to the commit. Raises TL404 when there is none (of that tenant), TL400 when it takes no parts any more.
 declare
@@ -48,7 +48,7 @@ begin
 end
 $$;
 
-create or replace function tasklane.add_part(p_upload_id text, p_tenant_id int, p_file_number bigint) returns setof upload_part
+create or replace function tasklane.add_part(p_upload_id text, p_tenant_id int, p_file_number bigint) returns setof tasklane.upload_part
 language plpgsql set search_path = tasklane as $$
 -- Makes a file that is complete but not finished a part of an upload. Clients send a part up to three times when replies get lost, so the parts may have three
 -- times the bytes that were announced.
@@ -106,7 +106,7 @@ begin
 end
 $$;
 
-create or replace function tasklane.complete_upload(p_upload_id text, p_tenant_id int, p_part_ids text[], p_quota bigint default null) returns setof upload
+create or replace function tasklane.complete_upload(p_upload_id text, p_tenant_id int, p_part_ids text[], p_quota bigint default null) returns setof tasklane.upload
 language plpgsql set search_path = tasklane as $$
 -- Makes a file of the parts, in the order of p_part_ids; the other parts are dropped. No bytes are copied: the parts' chunks become the file's. Once more with
 -- the same parts changes nothing. p_quota as in finish_file.
@@ -138,7 +138,7 @@ begin
 end
 $$;
 
-create or replace function tasklane.cancel_upload(p_upload_id text, p_tenant_id int default null) returns setof upload
+create or replace function tasklane.cancel_upload(p_upload_id text, p_tenant_id int default null) returns setof tasklane.upload
 language plpgsql set search_path = tasklane as $$
 -- Gives up an upload with all its parts. Once more changes nothing.
 -- Returns  the upload. Raises TL404 when there is none (of that tenant), TL400 when it is completed or expired.
