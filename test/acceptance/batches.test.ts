@@ -3,7 +3,6 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createReadStream } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, type TestContext, test } from 'node:test';
@@ -259,13 +258,12 @@ describe('a batch', () => {
 
   test('has every line once although its server is killed with -9 ten times, from the upload to the last file', async (t) => {
     const count = 5000;
-    const port = String(await freePort());
-    let server = await startServer({ url: database.url, env: { PORT: port } });
+    let server = await startServer({ url: database.url });
     t.after(() => server.kill());
     const kill = async () => {
       await pause(random() * 40);
       await server.kill('SIGKILL');
-      server = await startServer({ url: database.url, env: { PORT: port } });
+      server = await startServer({ url: database.url, env: { PORT: new URL(server.url).port } });
     };
     await talk(server).register('killed');
     startWorker(t, [server], 'killed:1');
@@ -303,15 +301,6 @@ describe('a batch', () => {
     await assertEachOnce(left, (await ended(left, id)) as OpenAI.Batch, count);
   });
 });
-
-async function freePort(): Promise<number> {
-  const socket = createServer().listen(0, '127.0.0.1');
-  await once(socket, 'listening');
-  const { port } = socket.address() as { port: number };
-  socket.close();
-  await once(socket, 'close');
-  return port;
-}
 
 /** Numbers from 0 to 1, the same for a seed. */
 function seeded(seed: number): () => number {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { type Receiver, startReceiver } from '../callbacks/receiver.ts';
 import { createDatabase } from '../support/database.ts';
-import { type Json, type Server, startServer } from '../support/server.ts';
+import { type Json, ownDatabase, type Server, startServer } from '../support/server.ts';
 import { askStream, ENDPOINT, progress, talk, until } from './clients.ts';
 
 // What queues before this one were caught breaking.
@@ -101,10 +101,8 @@ test('a worker that is asked to stop gives back what it had not begun: nothing f
 });
 
 test('a task that waits for its retry runs at its time although every server was killed meanwhile', async (t) => {
-  const own = await createDatabase();
-  t.after(() => own.drop());
-  const first = await startServer({ url: own.url });
-  t.after(() => first.kill());
+  const { start } = await ownDatabase(t);
+  const first = await start();
   await talk(first).register('q');
   const id = await talk(first).put('q');
   await talk(first).takeOne('q');
@@ -112,24 +110,20 @@ test('a task that waits for its retry runs at its time although every server was
   const { run_at: runAt, status } = await talk(first).task(id);
   assert.equal(status, 'deferred');
   await first.kill('SIGKILL');
-  const second = await startServer({ url: own.url });
-  t.after(() => second.stop());
+  const second = await start();
   const task = await talk(second).takeOne('q');
   assert.deepEqual([task.task_id, task.attempt], [id, 2]);
   assert.ok((await talk(second).task(id)).running_time >= runAt, 'it ran before its time');
 });
 
 test('a server that is asked to stop leaves what runs as it is, and its worker ends it at the next one', async (t) => {
-  const own = await createDatabase();
-  t.after(() => own.drop());
-  const first = await startServer({ url: own.url });
-  t.after(() => first.kill());
+  const { start } = await ownDatabase(t);
+  const first = await start();
   await talk(first).register('q');
   const id = await talk(first).put('q');
   const { attempt } = await talk(first).takeOne('q');
   assert.deepEqual(await first.kill('SIGTERM'), { code: 0, signal: null });
-  const second = await startServer({ url: own.url });
-  t.after(() => second.stop());
+  const second = await start();
   assert.equal((await talk(second).task(id)).status, 'running');
   const answer = await second.request('POST', `/v1/queue/${id}/complete`, { status_code: 200, body: 1, attempt });
   assert.equal(answer.status, 200);
@@ -239,10 +233,8 @@ test('fifty streams under one key over two servers are one task, all of whose ev
 });
 
 test('a server killed under keyed puts leaves no key without its task, and no second task for a key', async (t) => {
-  const own = await createDatabase();
-  t.after(() => own.drop());
-  const first = await startServer({ url: own.url });
-  t.after(() => first.kill());
+  const { start } = await ownDatabase(t);
+  const first = await start();
   await talk(first).register('q');
   const keys = Array.from({ length: 1500 }, (_, n) => `key ${n}`);
   const acknowledged = new Map<string, string>();
@@ -259,8 +251,7 @@ test('a server killed under keyed puts leaves no key without its task, and no se
   await Promise.all(putters);
   assert.ok(acknowledged.size < keys.length, 'it was killed too late to tell anything');
 
-  const second = await startServer({ url: own.url });
-  t.after(() => second.stop());
+  const second = await start();
   const ids = new Set<string>();
   for (let from = 0; from < keys.length; from += 100) {
     await Promise.all(

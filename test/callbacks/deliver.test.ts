@@ -4,7 +4,7 @@ import OpenAI from 'openai';
 import pg from 'pg';
 import { ENDPOINT, talk, until } from '../acceptance/clients.ts';
 import { createDatabase } from '../support/database.ts';
-import { type Json, type Server, startServer } from '../support/server.ts';
+import { type Json, ownDatabase, type Server, startServer } from '../support/server.ts';
 import { type Delivery, type Receiver, startReceiver } from './receiver.ts';
 
 let database: Awaited<ReturnType<typeof createDatabase>>;
@@ -311,21 +311,15 @@ test('a receiver that never answers does not hold up the callbacks to others', a
   }
 });
 
-test('a server stops cleanly while a receiver does not answer', async () => {
+test('a server stops cleanly while a receiver does not answer', async (t) => {
   const stuck = await startReceiver();
-  const own = await createDatabase();
-  const stopping = await startServer({ url: own.url });
-  try {
-    await talk(stopping).register('q');
-    await talk(stopping).put('q', { callback_url: stuck.url() });
-    await talk(stopping).complete((await talk(stopping).takeOne('q')).task_id);
-    await stuck.next();
-    assert.deepEqual(await stopping.stop(), { code: 0, signal: null });
-  } finally {
-    await stopping.kill();
-    await stuck.close();
-    await own.drop();
-  }
+  t.after(() => stuck.close());
+  const stopping = await (await ownDatabase(t)).start();
+  await talk(stopping).register('q');
+  await talk(stopping).put('q', { callback_url: stuck.url() });
+  await talk(stopping).complete((await talk(stopping).takeOne('q')).task_id);
+  await stuck.next();
+  assert.deepEqual(await stopping.stop(), { code: 0, signal: null });
 });
 
 test('300 callbacks of two servers arrive each once', async () => {
@@ -356,61 +350,41 @@ test('300 callbacks of two servers arrive each once', async () => {
 
 describe('a server killed with kill -9', () => {
   test('while it delivered has left the callback to the next one, with the same id', async (t) => {
-    const doomed = await createDatabase();
-    const first = await startServer({ url: doomed.url });
-    t.after(() => first.kill());
-    let second: Server | undefined;
-    const hand = new pg.Client({ connectionString: doomed.url });
-    await hand.connect();
-    try {
-      await talk(first).register('q');
-      const id = await talk(first).put('q', { callback_url: receiver.url() });
-      await talk(first).takeOne('q');
-      await talk(first).complete(id);
-      const lost = await receiver.next();
-      await first.kill('SIGKILL');
-      lost.answer(200);
-      second = await startServer({ url: doomed.url });
-      // Two minutes long nobody else may try what the dead server has claimed.
-      const claimed = await hand.query(
-        `update tasklane.callback_delivery set next_at = now() where status = 'pending' and next_at > now() + interval '1 minute'`,
-      );
-      assert.equal(claimed.rowCount, 1);
-      await hand.query(`select graphile_worker.add_job('deliver_callbacks')`);
-      const again = await receiver.next();
-      again.answer(200);
-      assert.equal(again.headers['webhook-id'], lost.headers['webhook-id']);
-      assert.equal(again.headers['x-task-id'], id);
-      assert.equal(again.body, lost.body);
-    } finally {
-      await hand.end();
-      await second?.stop();
-      await doomed.drop();
-    }
+    const { psql: hand, start } = await ownDatabase(t);
+    const first = await start();
+    await talk(first).register('q');
+    const id = await talk(first).put('q', { callback_url: receiver.url() });
+    await talk(first).takeOne('q');
+    await talk(first).complete(id);
+    const lost = await receiver.next();
+    await first.kill('SIGKILL');
+    lost.answer(200);
+    await start();
+    // Two minutes long nobody else may try what the dead server has claimed.
+    const claimed = await hand.query(
+      `update tasklane.callback_delivery set next_at = now() where status = 'pending' and next_at > now() + interval '1 minute'`,
+    );
+    assert.equal(claimed.rowCount, 1);
+    await hand.query(`select graphile_worker.add_job('deliver_callbacks')`);
+    const again = await receiver.next();
+    again.answer(200);
+    assert.equal(again.headers['webhook-id'], lost.headers['webhook-id']);
+    assert.equal(again.headers['x-task-id'], id);
+    assert.equal(again.body, lost.body);
   });
 
   test('before it delivered has left the callback to the next start, as has an answer in psql meanwhile', async (t) => {
-    const doomed = await createDatabase();
-    const first = await startServer({ url: doomed.url });
-    t.after(() => first.kill());
-    let second: Server | undefined;
-    const hand = new pg.Client({ connectionString: doomed.url });
-    await hand.connect();
-    try {
-      await talk(first).register('q');
-      const ids = await talk(first).puts('q', 2, { callback_url: receiver.url() });
-      await talk(first).take('q', { size: 2 });
-      await first.kill('SIGKILL');
-      for (const id of ids) await hand.query(`select tasklane.complete($1, 200, '{}')`, [id]);
-      second = await startServer({ url: doomed.url });
-      const told = [await receiver.next(), await receiver.next()];
-      for (const delivery of told) delivery.answer(200);
-      assert.deepEqual(told.map((delivery) => delivery.headers['x-task-id']).sort(), [...ids].sort());
-    } finally {
-      await hand.end();
-      await second?.stop();
-      await doomed.drop();
-    }
+    const { psql: hand, start } = await ownDatabase(t);
+    const first = await start();
+    await talk(first).register('q');
+    const ids = await talk(first).puts('q', 2, { callback_url: receiver.url() });
+    await talk(first).take('q', { size: 2 });
+    await first.kill('SIGKILL');
+    for (const id of ids) await hand.query(`select tasklane.complete($1, 200, '{}')`, [id]);
+    await start();
+    const told = [await receiver.next(), await receiver.next()];
+    for (const delivery of told) delivery.answer(200);
+    assert.deepEqual(told.map((delivery) => delivery.headers['x-task-id']).sort(), [...ids].sort());
   });
 });
 
@@ -454,34 +428,26 @@ describe('a server that may not call private addresses', () => {
   });
 });
 
-test('a name that leads to a loopback address, and a literal one put in psql, are refused at delivery', async () => {
-  const own = await createDatabase();
-  const strict = await startServer({ url: own.url, env: { TASKLANE_CALLBACK_ALLOW: '' } });
-  const hand = new pg.Client({ connectionString: own.url });
-  await hand.connect();
-  try {
-    await talk(strict).register('q');
-    const before = receiver.count;
-    const byName = await talk(strict).put('q', { callback_url: `http://localhost:${receiver.port}/` });
-    const [{ put: byHand }] = (await hand.query(`select tasklane.put('q', '{}', callback_url => $1)`, [receiver.url()]))
-      .rows;
-    for (const task of await talk(strict).take('q', { size: 2 })) await talk(strict).complete(task.task_id);
-    for (const [id, why] of [
-      [byName, /localhost resolves to no permitted address/],
-      [byHand, /127\.0\.0\.1 is not permitted/],
-    ] as const) {
-      const kept = await until('the callback was refused', async () => {
-        const { json } = await strict.request('GET', '/v1/callbacks');
-        return json.data.find((one: Json) => one.task_id === id && one.last_error !== null);
-      });
-      assert.match(kept.last_error, why);
-      assert.equal(kept.last_status, null);
-      assert.equal(kept.status, 'pending');
-    }
-    assert.equal(receiver.count, before);
-  } finally {
-    await hand.end();
-    await strict.stop();
-    await own.drop();
+test('a name that leads to a loopback address, and a literal one put in psql, are refused at delivery', async (t) => {
+  const { psql: hand, start } = await ownDatabase(t);
+  const strict = await start({ env: { TASKLANE_CALLBACK_ALLOW: '' } });
+  await talk(strict).register('q');
+  const before = receiver.count;
+  const byName = await talk(strict).put('q', { callback_url: `http://localhost:${receiver.port}/` });
+  const [{ put: byHand }] = (await hand.query(`select tasklane.put('q', '{}', callback_url => $1)`, [receiver.url()]))
+    .rows;
+  for (const task of await talk(strict).take('q', { size: 2 })) await talk(strict).complete(task.task_id);
+  for (const [id, why] of [
+    [byName, /localhost resolves to no permitted address/],
+    [byHand, /127\.0\.0\.1 is not permitted/],
+  ] as const) {
+    const kept = await until('the callback was refused', async () => {
+      const { json } = await strict.request('GET', '/v1/callbacks');
+      return json.data.find((one: Json) => one.task_id === id && one.last_error !== null);
+    });
+    assert.match(kept.last_error, why);
+    assert.equal(kept.last_status, null);
+    assert.equal(kept.status, 'pending');
   }
+  assert.equal(receiver.count, before);
 });

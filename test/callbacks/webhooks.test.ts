@@ -6,7 +6,7 @@ import OpenAI6 from 'openai-6';
 import pg from 'pg';
 import { until } from '../acceptance/clients.ts';
 import { createDatabase } from '../support/database.ts';
-import { type Json, type Server, startServer } from '../support/server.ts';
+import { type Json, ownDatabase, type Server, startServer } from '../support/server.ts';
 import { type Delivery, type Receiver, startReceiver } from './receiver.ts';
 
 const BATCH = { id: 'BATCH-0-1-260101000000-0000-000001' };
@@ -363,85 +363,66 @@ test('200 events of two servers come once each', async () => {
 });
 
 test('a server killed with kill -9 before it delivers, or while it does, leaves the event to the next one', async (t) => {
-  const doomed = await createDatabase();
-  const first = await startServer({ url: doomed.url });
-  t.after(() => first.kill());
-  let second: Server | undefined;
-  const hand = new pg.Client({ connectionString: doomed.url });
-  await hand.connect();
-  try {
-    const { signing_secret } = await sdk(first, first.adminKey).webhooks.create({
-      name: 'of a test',
-      url: receiver.url(),
-      event_types: ['batch.completed'],
-    });
-    await send('batch.completed', 'default', hand);
-    const lost = await receiver.next();
-    await first.kill('SIGKILL');
-    lost.answer(200);
-    await send('batch.completed', 'default', hand);
+  const { psql: hand, start } = await ownDatabase(t);
+  const first = await start();
+  const { signing_secret } = await sdk(first, first.adminKey).webhooks.create({
+    name: 'of a test',
+    url: receiver.url(),
+    event_types: ['batch.completed'],
+  });
+  await send('batch.completed', 'default', hand);
+  const lost = await receiver.next();
+  await first.kill('SIGKILL');
+  lost.answer(200);
+  await send('batch.completed', 'default', hand);
 
-    second = await startServer({ url: doomed.url });
-    const fresh = await receiver.next();
-    fresh.answer(200);
-    assert.notEqual(fresh.headers['webhook-id'], lost.headers['webhook-id']);
-    await unwrap(fresh, signing_secret);
-    // Two minutes long nobody else may try what the dead server has claimed.
-    const claimed = await hand.query(
-      `update tasklane.callback_delivery set next_at = now() where status = 'pending' and next_at > now() + interval '1 minute'
-       and event ->> 'id' = $1`,
-      [lost.headers['webhook-id']],
-    );
-    assert.equal(claimed.rowCount, 1);
-    await deliver(hand);
-    const again = await receiver.next();
-    again.answer(200);
-    assert.equal(again.headers['webhook-id'], lost.headers['webhook-id']);
-    assert.equal(again.body, lost.body);
-    await unwrap(again, signing_secret);
-  } finally {
-    await hand.end();
-    await second?.stop();
-    await doomed.drop();
-  }
+  await start();
+  const fresh = await receiver.next();
+  fresh.answer(200);
+  assert.notEqual(fresh.headers['webhook-id'], lost.headers['webhook-id']);
+  await unwrap(fresh, signing_secret);
+  // Two minutes long nobody else may try what the dead server has claimed.
+  const claimed = await hand.query(
+    `update tasklane.callback_delivery set next_at = now() where status = 'pending' and next_at > now() + interval '1 minute'
+     and event ->> 'id' = $1`,
+    [lost.headers['webhook-id']],
+  );
+  assert.equal(claimed.rowCount, 1);
+  await deliver(hand);
+  const again = await receiver.next();
+  again.answer(200);
+  assert.equal(again.headers['webhook-id'], lost.headers['webhook-id']);
+  assert.equal(again.body, lost.body);
+  await unwrap(again, signing_secret);
 });
 
-test('a server that may not call private addresses refuses them at create, update, test and delivery', async () => {
-  const strict = await startServer({ env: { TASKLANE_CALLBACK_ALLOW: '' } });
-  const hand = new pg.Client({ connectionString: strict.databaseUrl });
-  await hand.connect();
-  try {
-    const { webhooks } = sdk(strict, strict.adminKey);
-    const make = (url: string) => webhooks.create({ name: 'x', url, event_types: ['batch.completed'] });
-    for (const host of ['127.0.0.1', '10.1.2.3', '169.254.169.254', '[::1]', '2130706433', '[::ffff:127.0.0.1]'])
-      await assert.rejects(make(`http://${host}:9/`), /400 Invalid 'url': address .* is not permitted/);
+test('a server that may not call private addresses refuses them at create, update, test and delivery', async (t) => {
+  const { psql: hand, start } = await ownDatabase(t);
+  const strict = await start({ env: { TASKLANE_CALLBACK_ALLOW: '' } });
+  const { webhooks } = sdk(strict, strict.adminKey);
+  const make = (url: string) => webhooks.create({ name: 'x', url, event_types: ['batch.completed'] });
+  for (const host of ['127.0.0.1', '10.1.2.3', '169.254.169.254', '[::1]', '2130706433', '[::ffff:127.0.0.1]'])
+    await assert.rejects(make(`http://${host}:9/`), /400 Invalid 'url': address .* is not permitted/);
 
-    const byName = await make(`http://localhost:${receiver.port}/`);
-    await assert.rejects(webhooks.update(byName.id, { url: receiver.url() }), /127\.0\.0\.1 is not permitted/);
-    await assert.rejects(
-      webhooks.test(byName.id, { event_type: 'batch.completed' }, { maxRetries: 0 }),
-      /502 .*localhost resolves to no permitted address/,
-    );
-    const byHand = await make('http://example.com/');
-    await hand.query('update tasklane.webhook_endpoint set url = $1 where endpoint_id = $2', [
-      receiver.url(),
-      byHand.id,
-    ]);
-    assert.equal(await send('batch.completed', 'default', hand), 2);
-    for (const [id, why] of [
-      [byName.id, /localhost resolves to no permitted address/],
-      [byHand.id, /127\.0\.0\.1 is not permitted/],
-    ] as const) {
-      const kept = await until('the event was refused', async () => {
-        const { json } = await strict.request('GET', '/v1/callbacks');
-        return json.data.find((one: Json) => one.webhook_endpoint_id === id && one.last_error !== null);
-      });
-      assert.match(kept.last_error, why);
-      assert.deepEqual([kept.last_status, kept.status], [null, 'pending']);
-    }
-    assert.equal(receiver.count, 0);
-  } finally {
-    await hand.end();
-    await strict.stop();
+  const byName = await make(`http://localhost:${receiver.port}/`);
+  await assert.rejects(webhooks.update(byName.id, { url: receiver.url() }), /127\.0\.0\.1 is not permitted/);
+  await assert.rejects(
+    webhooks.test(byName.id, { event_type: 'batch.completed' }, { maxRetries: 0 }),
+    /502 .*localhost resolves to no permitted address/,
+  );
+  const byHand = await make('http://example.com/');
+  await hand.query('update tasklane.webhook_endpoint set url = $1 where endpoint_id = $2', [receiver.url(), byHand.id]);
+  assert.equal(await send('batch.completed', 'default', hand), 2);
+  for (const [id, why] of [
+    [byName.id, /localhost resolves to no permitted address/],
+    [byHand.id, /127\.0\.0\.1 is not permitted/],
+  ] as const) {
+    const kept = await until('the event was refused', async () => {
+      const { json } = await strict.request('GET', '/v1/callbacks');
+      return json.data.find((one: Json) => one.webhook_endpoint_id === id && one.last_error !== null);
+    });
+    assert.match(kept.last_error, why);
+    assert.deepEqual([kept.last_status, kept.status], [null, 'pending']);
   }
+  assert.equal(receiver.count, 0);
 });

@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { createDatabase } from '../support/database.ts';
 import { formHeaders, multipart } from '../support/multipart.ts';
-import { type Json, openStream, startServer } from '../support/server.ts';
+import { type Json, openStream, ownDatabase } from '../support/server.ts';
 import { batchSteps, jsonl, line } from './batch-steps.ts';
 import { assertOpenAiRefused, CHAT, EMBED, fixture } from './fixture.ts';
 
@@ -144,10 +143,7 @@ describe('results', () => {
 });
 
 test('a server that is asked to stop does not wait for who follows a batch', async (t) => {
-  const database = await createDatabase();
-  t.after(() => database.drop());
-  const server = await startServer({ url: database.url });
-  t.after(() => server.kill());
+  const server = await (await ownDatabase(t)).start();
   await server.request('POST', '/v1/queue/register', { queue: 'm', endpoint: CHAT });
   const file = await server.request(
     'POST',

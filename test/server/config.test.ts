@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { loadConfig } from '../../server/config.ts';
-import { createDatabase } from '../support/database.ts';
-import { runServer, startServer } from '../support/server.ts';
+import { ownDatabase, runServer } from '../support/server.ts';
 
 test('without any setting the defaults are those of the contract', () => {
   assert.deepEqual(loadConfig({}), {
@@ -116,28 +115,23 @@ test('a server with an unknown setting does not start: it says so on stderr and 
   assert.equal(stderr, 'tasklane: TASKLANE_ADMINKEY is not a setting: did you mean TASKLANE_ADMIN_KEY?\n');
 });
 
-test('a server on a port that is taken, or without its database, ends with 1 and says why', async () => {
-  const database = await createDatabase();
-  const first = await startServer({ url: database.url });
+test('a server on a port that is taken, or without its database, ends with 1 and says why', async (t) => {
+  const { url: there, start } = await ownDatabase(t);
+  const first = await start();
   const port = new URL(first.url).port;
-  const second = await runServer({ PORT: port, DATABASE_URL: database.url, TASKLANE_LOG_LEVEL: 'fatal' });
+  const second = await runServer({ PORT: port, DATABASE_URL: there, TASKLANE_LOG_LEVEL: 'fatal' });
   assert.equal(second.code, 1);
   assert.match(second.stderr, new RegExp(`^tasklane: .*port ${port} is taken`, 'm'));
-  await first.stop();
 
-  const url = Object.assign(new URL(database.url), { pathname: '/nowhere' }).href;
+  const url = Object.assign(new URL(there), { pathname: '/nowhere' }).href;
   const lost = await runServer({ PORT: '0', DATABASE_URL: url, TASKLANE_LOG_LEVEL: 'fatal' });
   assert.equal(lost.code, 1);
   assert.match(lost.stderr, /^tasklane: .*nowhere.* does not exist$/m);
-  await database.drop();
 });
 
-test('several servers on one database know the same keys and tasks', async () => {
-  const database = await createDatabase();
-  const [a, b] = await Promise.all([
-    startServer({ url: database.url, instance: 'a:1' }),
-    startServer({ url: database.url, instance: 'b:2' }),
-  ]);
+test('several servers on one database know the same keys and tasks', async (t) => {
+  const { start } = await ownDatabase(t);
+  const [a, b] = await Promise.all([start({ instance: 'a:1' }), start({ instance: 'b:2' })]);
   const key = await a.key('worker');
   const put = { queue: 'q', endpoint: '/v1/chat/completions', data: {} };
   await a.request('POST', '/v1/queue/register', put, { key });
@@ -149,5 +143,4 @@ test('several servers on one database know the same keys and tasks', async () =>
     exits.map((exit) => exit.code),
     [0, 0],
   );
-  await database.drop();
 });

@@ -2,10 +2,9 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import pg from 'pg';
 import { loadConfig } from '../../server/config.ts';
 import { createDatabase } from '../support/database.ts';
-import { runServer, type Server, startServer, until } from '../support/server.ts';
+import { ownDatabase, runServer, type Server, startServer, until } from '../support/server.ts';
 
 const CHAT = '/v1/chat/completions';
 
@@ -96,33 +95,25 @@ describe('a setting does what it says:', () => {
     });
   });
 
-  test('TASKLANE_MAX_CONNECTIONS is as many sessions as work for a server, and the rest waits its turn', async () => {
-    const own = await createDatabase();
+  test('TASKLANE_MAX_CONNECTIONS is as many sessions as work for a server, and the rest waits its turn', async (t) => {
+    const { url: own, psql, start: startOne } = await ownDatabase(t);
     const start = (name: string, connections: number) => {
-      const url = Object.assign(new URL(own.url), { search: `?application_name=${name}` }).href;
-      return startServer({ url, env: { TASKLANE_MAX_CONNECTIONS: String(connections) } });
+      const url = Object.assign(new URL(own), { search: `?application_name=${name}` }).href;
+      return startOne({ url, env: { TASKLANE_MAX_CONNECTIONS: String(connections) } });
     };
     const servers = await Promise.all([start('few', 2), start('many', 5)]);
-    const psql = new pg.Client({ connectionString: own.url });
-    await psql.connect();
-    const watcher = new pg.Client({ connectionString: own.url });
-    await watcher.connect();
     const blocked = async (name: string): Promise<number> => {
       const held = `select count(*)::int as n from pg_stat_activity where application_name = $1 and wait_event_type = 'Lock'`;
-      return (await watcher.query(held, [name])).rows[0].n;
+      // Within a transaction, what was seen of other sessions is seen again.
+      await psql.query('select pg_stat_clear_snapshot()');
+      return (await psql.query(held, [name])).rows[0].n;
     };
-    try {
-      // Whatever reads queues waits, each in a session of its own.
-      await psql.query('begin; lock table tasklane.queue in access exclusive mode');
-      const asked = servers.flatMap((server) => Array.from({ length: 10 }, () => server.request('GET', '/v1/queues')));
-      await until(async () => (await blocked('many')) >= 5 && (await blocked('few')) >= 2);
-      assert.deepEqual([await blocked('few'), await blocked('many')], [2, 5]);
-      await psql.query('commit');
-      for (const answer of await Promise.all(asked)) assert.equal(answer.status, 200);
-    } finally {
-      await Promise.all([psql.end(), watcher.end()]);
-      await Promise.all(servers.map((server) => server.stop()));
-      await own.drop();
-    }
+    // Whatever reads queues waits, each in a session of its own.
+    await psql.query('begin; lock table tasklane.queue in access exclusive mode');
+    const asked = servers.flatMap((server) => Array.from({ length: 10 }, () => server.request('GET', '/v1/queues')));
+    await until(async () => (await blocked('many')) >= 5 && (await blocked('few')) >= 2);
+    assert.deepEqual([await blocked('few'), await blocked('many')], [2, 5]);
+    await psql.query('commit');
+    for (const answer of await Promise.all(asked)) assert.equal(answer.status, 200);
   });
 });

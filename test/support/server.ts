@@ -2,7 +2,9 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import type { TestContext } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
+import pg from 'pg';
 import { SERVER } from '../../scripts/server.ts';
 import { createDatabase } from './database.ts';
 
@@ -131,6 +133,30 @@ export async function startServer(
       clearTimeout(late);
       await own?.drop();
       return exit;
+    },
+  };
+}
+
+/** A database for one test, with a session in it and servers that may be killed. All of it is gone when the test is over. */
+export async function ownDatabase(t: TestContext) {
+  const { url, drop } = await createDatabase();
+  const psql = new pg.Client({ connectionString: url });
+  await psql.connect();
+  const servers: Promise<Server>[] = [];
+  t.after(async () => {
+    await psql.end();
+    for (const started of await Promise.allSettled(servers)) {
+      if (started.status === 'fulfilled') await started.value.kill();
+    }
+    await drop();
+  });
+  return {
+    url,
+    psql,
+    start(options: Parameters<typeof startServer>[0] = {}): Promise<Server> {
+      const server = startServer({ url, ...options });
+      servers.push(server);
+      return server;
     },
   };
 }
