@@ -49,7 +49,7 @@ export async function dropFile(db: Database, fileNumber: string): Promise<void> 
   await db.call('drop_file', [fileNumber], ['bigint']);
 }
 
-/** How many bytes a tenant has in files. */
+/** How many bytes a tenant has in files, and has announced to upload in parts. */
 export async function tenantFileBytes(db: Database, tenantId: number): Promise<number> {
   const [row] = await db.call<{ tenant_file_bytes: string }>('tenant_file_bytes', [tenantId], ['int']);
   return Number(row?.tenant_file_bytes);

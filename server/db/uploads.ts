@@ -64,19 +64,14 @@ export function orderedParts(db: Database, uploadId: string, partIds: readonly s
   return db.call<PlacedPart>('ordered_parts', [uploadId, partIds], ['text', 'text[]']);
 }
 
-/** Makes a file of the parts. Throws 404, 400 when it can't be completed so, 413 when the file is over the quota. */
+/** Makes a file of the parts. Throws 404, 400 when it can't be completed so. */
 export async function completeUpload(
   db: Database,
   uploadId: string,
   tenantId: number | null,
   partIds: readonly string[],
-  quota: number | null,
 ): Promise<Upload> {
-  const [row] = await db.call<Row>(
-    'complete_upload',
-    [uploadId, tenantId, partIds, quota],
-    ['text', 'int', 'text[]', 'bigint'],
-  );
+  const [row] = await db.call<Row>('complete_upload', [uploadId, tenantId, partIds], ['text', 'int', 'text[]']);
   return sized(row);
 }
 

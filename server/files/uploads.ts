@@ -14,7 +14,6 @@ import {
 import { refuse } from '../protocol/openai.ts';
 import { createBatchCheck } from './batch-content.ts';
 import { readBytes, writeBytes } from './bytes.ts';
-import type { FileLimits } from './files.ts';
 import { fileTooLarge, readForm } from './multipart.ts';
 
 const MAX_PART_BYTES = 64 * 1024 * 1024;
@@ -53,28 +52,28 @@ export async function receivePart(
   }
 }
 
-/** Makes a file of an upload's parts. Throws 404, 400 when it can't be completed so, 413 when the file is over the quota. */
+/** Makes a file of an upload's parts. Throws 404, 400 when it can't be completed so. */
 export async function finishUpload(
   db: Database,
-  limits: FileLimits,
+  maxLineBytes: number,
   uploadId: string,
   owner: number | null,
   parts: { ids: readonly string[]; md5: string | null },
 ): Promise<Upload> {
   const upload = await findUpload(db, uploadId, owner);
-  if (upload?.status === 'pending') await checkContent(db, limits, upload, parts);
-  return completeUpload(db, uploadId, owner, parts.ids, limits.quotaBytes);
+  if (upload?.status === 'pending') await checkContent(db, maxLineBytes, upload, parts);
+  return completeUpload(db, uploadId, owner, parts.ids);
 }
 
 /** A part never changes, so what is found good here still is when the upload is completed. */
 async function checkContent(
   db: Database,
-  limits: FileLimits,
+  maxLineBytes: number,
   upload: Upload,
   { ids, md5 }: { ids: readonly string[]; md5: string | null },
 ): Promise<void> {
   const parts = await orderedParts(db, upload.upload_id, ids);
-  const check = upload.purpose === 'batch' ? createBatchCheck(limits.lineBytes) : undefined;
+  const check = upload.purpose === 'batch' ? createBatchCheck(maxLineBytes) : undefined;
   const hash = md5 === null ? undefined : createHash('md5');
   if (!check && !hash) return;
   for (const part of parts) {

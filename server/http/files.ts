@@ -2,7 +2,7 @@ import { ownerOf, type Principal } from '../auth/auth.ts';
 import { deleteFile, fileNumberOf, findFile, listFiles, type StoredFile } from '../db/files.ts';
 import type { Database } from '../db/open.ts';
 import { type FileLimits, receiveFile } from '../files/files.ts';
-import { fileListQuery } from '../protocol/files.ts';
+import { fileFormContent, fileListQuery } from '../protocol/files.ts';
 import { page, refuse } from '../protocol/openai.ts';
 import { sendContent } from './file-content.ts';
 import { fileJson } from './file-json.ts';
@@ -20,8 +20,9 @@ export function fileRoutes({ db, fileLimits }: { db: Database; fileLimits: FileL
       api: 'openai',
       method: 'post',
       path: '/v1/files',
-      summary: 'Upload a file: multipart/form-data with file, purpose and, where it is to expire, expires_after',
+      summary: 'Upload a file; without expires_after one with purpose batch expires after 30 days, others never',
       roles: ['client'],
+      form: fileFormContent,
       async handle({ req, principal }) {
         const file = await receiveFile(req, { db, limits: fileLimits, tenantId: principal.tenantId });
         return { json: fileJson(file) };

@@ -17,22 +17,16 @@ export function openApi(routes: readonly Route[]) {
       schema: { type: 'string' },
     }));
     if (one.query) {
-      const { properties = {} } = z.toJSONSchema(one.query, { io: 'input', unrepresentable: 'any' });
+      const { properties = {} } = jsonSchema(one.query);
       for (const [name, schema] of Object.entries(properties)) parameters.push({ name, in: 'query', schema });
     }
+    const [type, content] = one.form ? ['multipart/form-data', one.form] : ['application/json', one.body];
     paths[path] ??= {};
     paths[path][one.method] = {
       summary: one.summary,
       description: `Roles: ${[...one.roles, 'admin'].join(', ')}`,
       ...(parameters.length > 0 && { parameters }),
-      ...(one.body && {
-        requestBody: {
-          required: true,
-          content: {
-            'application/json': { schema: z.toJSONSchema(one.body, { io: 'input', unrepresentable: 'any' }) },
-          },
-        },
-      }),
+      ...(content && { requestBody: { required: true, content: { [type]: { schema: jsonSchema(content) } } } }),
       responses: {
         '2XX': { description: 'done' },
         default: {
@@ -50,6 +44,8 @@ export function openApi(routes: readonly Route[]) {
     paths,
   };
 }
+
+const jsonSchema = (schema: z.ZodType) => z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' });
 
 const ERROR = {
   type: 'object',

@@ -33,6 +33,8 @@ export type Route = {
   roles: readonly Role[];
   body: z.ZodType | undefined;
   query: z.ZodType | undefined;
+  /** What it takes as multipart/form-data: told in its description, and read by `handle` itself. */
+  form?: z.ZodType;
   handle(call: Call<unknown, unknown>): Reply | Promise<Reply>;
 };
 

@@ -6,7 +6,7 @@ import { checkBatchName } from '../files/batch-content.ts';
 import type { FileLimits } from '../files/files.ts';
 import { fileTooLarge } from '../files/multipart.ts';
 import { finishUpload, receivePart } from '../files/uploads.ts';
-import { completeUploadBody, uploadBody } from '../protocol/files.ts';
+import { completeUploadBody, partFormContent, uploadBody } from '../protocol/files.ts';
 import { fileJson, toSeconds } from './file-json.ts';
 import { type Route, route } from './route.ts';
 
@@ -33,8 +33,9 @@ export function uploadRoutes({ db, fileLimits }: { db: Database; fileLimits: Fil
       api: 'openai',
       method: 'post',
       path: '/v1/uploads/:id/parts',
-      summary: 'Add a part: multipart/form-data with data, at most 64 MiB',
+      summary: 'Add a part, of at most 64 MiB',
       roles: ['client'],
+      form: partFormContent,
       async handle({ params, principal, req }) {
         const uploadId = params.id as string;
         const part = await receivePart(req, { db, uploadId, owner: ownerOf(principal) });
@@ -57,7 +58,7 @@ export function uploadRoutes({ db, fileLimits }: { db: Database; fileLimits: Fil
       body: completeUploadBody,
       async handle({ params, principal, body }) {
         const parts = { ids: body.part_ids, md5: body.md5 ?? null };
-        const upload = await finishUpload(db, fileLimits, params.id as string, ownerOf(principal), parts);
+        const upload = await finishUpload(db, fileLimits.lineBytes, params.id as string, ownerOf(principal), parts);
         const file = await readFile(db, upload.file_number as string);
         return { json: uploadJson(upload, file && fileJson(file)) };
       },

@@ -84,8 +84,9 @@ $$;
 
 create or replace function tasklane.tenant_file_bytes(p_tenant_id int) returns bigint
 language sql stable set search_path = tasklane as $$
-  -- How many bytes a tenant has in files.
-  select coalesce(sum(f.bytes), 0)::bigint from file f where f.tenant_id = p_tenant_id and is_live(f)
+  -- How many bytes a tenant has in files, and has announced to upload in parts.
+  select (select coalesce(sum(f.bytes), 0) from file f where f.tenant_id = p_tenant_id and is_live(f))::bigint
+       + (select coalesce(sum(u.bytes), 0) from upload u where u.tenant_id = p_tenant_id and u.status = 'pending' and u.expires_at > now())::bigint
 $$;
 
 create or replace function tasklane.check_quota(p_tenant_id int, p_bytes bigint, p_quota bigint) returns void

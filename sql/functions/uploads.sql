@@ -2,7 +2,7 @@ create or replace function tasklane.create_upload(p_tenant_id int, p_filename te
 returns setof tasklane.upload
 language plpgsql set search_path = tasklane as $$
 -- Announces a file of p_bytes that comes in parts, within an hour. p_expires_seconds and p_quota as in finish_file.
--- Returns  the upload. Raises TL413 when the file would be over the quota already now.
+-- Returns  the upload, whose bytes count from now on. Raises TL413 when the file would be over the quota.
 begin
   perform check_quota(p_tenant_id, p_bytes, p_quota);
   return query insert into upload (upload_id, tenant_id, filename, purpose, mime_type, bytes, file_expires_seconds, expires_at)
@@ -106,12 +106,12 @@ begin
 end
 $$;
 
-create or replace function tasklane.complete_upload(p_upload_id text, p_tenant_id int, p_part_ids text[], p_quota bigint default null) returns setof tasklane.upload
+create or replace function tasklane.complete_upload(p_upload_id text, p_tenant_id int, p_part_ids text[]) returns setof tasklane.upload
 language plpgsql set search_path = tasklane as $$
 -- Makes a file of the parts, in the order of p_part_ids; the other parts are dropped. No bytes are copied: the parts' chunks become the file's. Once more with
--- the same parts changes nothing. p_quota as in finish_file.
+-- the same parts changes nothing.
 -- Returns  the upload, with the file's number. Raises TL404 when there is none (of that tenant); TL400 when it is cancelled, expired, or completed with other
--- parts, and as ordered_parts; TL413 when the file is over the quota.
+-- parts, and as ordered_parts.
 -- Touches  upload (update), file (insert, delete), file_chunk (update: what they are in, and where).
 declare
   v_upload upload := lock_upload(p_upload_id, p_tenant_id, 'complete');
@@ -123,7 +123,6 @@ begin
   end if;
   if v_upload.status = 'pending' then
     select array_agg(file_number), array_agg(at) into v_parts, v_starts from ordered_parts(p_upload_id, p_part_ids);
-    perform check_quota(v_upload.tenant_id, v_upload.bytes, p_quota);
     insert into file (file_id, tenant_id, filename, purpose, bytes, ready, expires_at)
     values (random_id('file-'), v_upload.tenant_id, v_upload.filename, v_upload.purpose, v_upload.bytes, true,
             file_expiry(v_upload.purpose, now(), v_upload.file_expires_seconds))

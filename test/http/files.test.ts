@@ -299,7 +299,7 @@ test('a file that is too large for its purpose is a 413, whenever the purpose is
   assertOpenAiRefused(await f.client('POST', '/v1/files', form, { headers: formHeaders() }), 413, /too large/);
 });
 
-test('the files of a tenant stay within its quota, and deleting makes room', async () => {
+test('the files of a tenant, and what it announces, stay within its quota; deleting and cancelling makes room', async () => {
   const key = await f.server.key('client', 'small');
   const small: Caller = (method, path, body, options) => f.server.request(method, path, body, { key, ...options });
   const files = [];
@@ -313,8 +313,15 @@ test('the files of a tenant stay within its quota, and deleting makes room', asy
   const announced = { bytes: 1, filename: 'a', mime_type: 'text/plain', purpose: 'vision' };
   assertOpenAiRefused(await small('POST', '/v1/uploads', announced), 413, words);
   await small('DELETE', `/v1/files/${files[0].id}`);
-  assert.equal((await small('POST', '/v1/uploads', announced)).status, 200);
-  await upload(Buffer.alloc(90_000, 'x'), small);
+  const { json: begun } = await small('POST', '/v1/uploads', { ...announced, bytes: 90_000 });
+  assertOpenAiRefused(await small('POST', '/v1/uploads', announced), 413, words);
+  assertOpenAiRefused(await post([file('x', 'a.txt'), purpose('vision')], small), 413, words);
+  assert.equal((await small('POST', `/v1/uploads/${begun.id}/cancel`)).status, 200);
+  const { json: again } = await small('POST', '/v1/uploads', { ...announced, bytes: 90_000 });
+  const part = multipart([{ name: 'data', value: Buffer.alloc(90_000, 'x'), filename: 'upload' }]);
+  const added = await small('POST', `/v1/uploads/${again.id}/parts`, part, { headers: formHeaders() });
+  const done = await small('POST', `/v1/uploads/${again.id}/complete`, { part_ids: [added.json.id] });
+  assert.equal(done.json.status, 'completed', 'what was announced does not count twice');
   await upload('of another tenant');
 });
 

@@ -81,4 +81,7 @@ test('the API describes itself', async () => {
   const { json } = await f.server.request('GET', '/openapi.json');
   assert.equal(json.openapi, '3.1.0');
   assert.ok(json.paths['/v1/queue/put'].post.requestBody.content['application/json'].schema.properties.data);
+  const { file, purpose } = json.paths['/v1/files'].post.requestBody.content['multipart/form-data'].schema.properties;
+  assert.equal(file.format, 'binary');
+  assert.ok(purpose.enum.includes('batch'));
 });
