@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmod,
@@ -19,8 +19,9 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { type TestContext, test } from 'node:test';
+import { after, before, type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import pg from 'pg';
 import { pino } from 'pino';
 import { startEmbeddedPostgres } from '../../server/db/embedded.ts';
@@ -41,6 +42,21 @@ async function temporaryFolder(t: TestContext, mode = 0o755): Promise<string> {
     await rm(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });
   });
   return folder;
+}
+
+let used: string;
+before(async () => {
+  used = await mkdtemp(join(tmpdir(), 'tasklane-used-'));
+  await chmod(used, 0o711);
+  await (await startEmbeddedPostgres({ dataDir: join(used, 'data'), owner, log })).stop();
+});
+after(() => rm(used, { recursive: true, force: true }));
+
+/** A data directory that has been used before. To copy one costs much less than to make it. */
+async function usedDataDir(t: TestContext): Promise<string> {
+  const dataDir = join(await temporaryFolder(t), 'data');
+  await promisify(execFile)('cp', ['-a', join(used, 'data'), dataDir]);
+  return dataDir;
 }
 
 async function start(t: TestContext, dataDir: string) {
@@ -128,7 +144,7 @@ test('a restarted cluster has the same URL and the same rows, and stop leaves no
 });
 
 test('it listens on loopback only, wants the password, and is durable', async (t) => {
-  const { url } = await start(t, join(await temporaryFolder(t), 'data'));
+  const { url } = await start(t, await usedDataDir(t));
   const [settings] = await query(
     url,
     `select current_setting('listen_addresses') as listen, current_setting('unix_socket_directories') as sockets,
@@ -147,7 +163,7 @@ test('it listens on loopback only, wants the password, and is durable', async (t
 });
 
 test('a second server on the same data directory gets an error that names the first', async (t) => {
-  const dataDir = join(await temporaryFolder(t), 'data');
+  const dataDir = await usedDataDir(t);
   const { server } = await startElsewhere(t, dataDir);
   const message = `data directory ${dataDir} is in use by another Tasklane server (pid ${server.pid}, ${owner})`;
   await assert.rejects(start(t, dataDir), { message });
@@ -164,7 +180,7 @@ test('of servers that start at once on a new data directory exactly one gets it'
 });
 
 test('Postgres killed by SIGKILL comes back on the same URL with every committed row, though a backend is still busy', async (t) => {
-  const dataDir = join(await temporaryFolder(t), 'data');
+  const dataDir = await usedDataDir(t);
   const { url } = await start(t, dataDir);
   await query(url, 'create table kept as select 7 as n');
   const busy = query(url, "select 'busy here', count(*) from generate_series(1, 4000000)").catch(() => undefined);
@@ -185,7 +201,7 @@ test('Postgres killed by SIGKILL comes back on the same URL with every committed
 });
 
 test('after the server was killed by SIGKILL the next one stops the Postgres it left and goes on with its data', async (t) => {
-  const dataDir = join(await temporaryFolder(t), 'data');
+  const dataDir = await usedDataDir(t);
   const killed = await startElsewhere(t, dataDir);
   await query(killed.url, 'create table kept as select 7 as n');
   const orphan = await postmasterPid(join(dataDir, 'postgres'));
@@ -199,7 +215,7 @@ test('after the server was killed by SIGKILL the next one stops the Postgres it 
 });
 
 test('stop works while Postgres is down between two restarts', async (t) => {
-  const dataDir = join(await temporaryFolder(t), 'data');
+  const dataDir = await usedDataDir(t);
   const postgres = await start(t, dataDir);
   process.kill(await postmasterPid(join(dataDir, 'postgres')), 'SIGKILL');
   await postgres.stop();
@@ -222,30 +238,27 @@ test('a postmaster.pid whose pid belongs to another program, and a half-made clu
 });
 
 test('a lost database.url is made again with a new password', async (t) => {
-  const dataDir = join(await temporaryFolder(t), 'data');
-  const first = await start(t, dataDir);
-  await first.stop();
+  const dataDir = await usedDataDir(t);
+  const first = await readFile(join(dataDir, 'database.url'), 'utf8');
   await unlink(join(dataDir, 'database.url'));
   const second = await start(t, dataDir);
-  assert.notEqual(second.url, first.url);
+  assert.notEqual(second.url, first.trim());
   assert.deepEqual(await query(second.url, 'select 1 as n'), [{ n: 1 }]);
 });
 
 test('another port is taken when the one of last time is in use', async (t) => {
-  const dataDir = join(await temporaryFolder(t), 'data');
-  const first = await start(t, dataDir);
-  await first.stop();
-  const taken = createServer().listen(Number(new URL(first.url).port), '127.0.0.1');
+  const dataDir = await usedDataDir(t);
+  const first = await readFile(join(dataDir, 'database.url'), 'utf8');
+  const taken = createServer().listen(Number(new URL(first).port), '127.0.0.1');
   t.after(() => taken.close());
   await once(taken, 'listening');
   const second = await start(t, dataDir);
-  assert.notEqual(second.url, first.url);
+  assert.notEqual(second.url, first.trim());
   assert.equal((await readFile(join(dataDir, 'database.url'), 'utf8')).trim(), second.url);
 });
 
 test('a Postgres that cannot start fails with the last lines of its log and frees the data directory', async (t) => {
-  const dataDir = join(await temporaryFolder(t), 'data');
-  await (await start(t, dataDir)).stop();
+  const dataDir = await usedDataDir(t);
   const conf = join(dataDir, 'postgres', 'postgresql.auto.conf');
   await writeFile(conf, 'max_connection = 3\n');
   await assert.rejects(
@@ -257,8 +270,7 @@ test('a Postgres that cannot start fails with the last lines of its log and free
 });
 
 test('a log larger than 10 MB is put aside at the start', async (t) => {
-  const dataDir = join(await temporaryFolder(t), 'data');
-  await mkdir(dataDir);
+  const dataDir = await usedDataDir(t);
   await writeFile(join(dataDir, 'postgres.log'), Buffer.alloc(11 * 1024 * 1024));
   await start(t, dataDir);
   assert.ok((await stat(join(dataDir, 'postgres.log'))).size < 100_000);
