@@ -96,9 +96,10 @@ test('an upload that the database fails ends with 503 and Retry-After, and shows
   const line = await openLine(database.url);
   const far = await startServer({ url: line.url });
   const sent = await beginUpload(far);
+  const answered = once(sent, 'response') as Promise<[IncomingMessage]>;
   await line.cut();
   sent.write(Buffer.alloc(2 * MIB, 'x'));
-  const [response] = (await once(sent, 'response')) as [IncomingMessage];
+  const [response] = await answered;
   assert.deepEqual([response.statusCode, response.headers['retry-after']], [503, '1']);
   sent.destroy();
   await line.mend();

@@ -51,12 +51,14 @@ function openForm() {
 /** Sends a form in these pieces. */
 async function sendChunked(pieces: Buffer[]): Promise<Answer> {
   const sent = openForm();
+  // A refusal may come before all is sent.
+  const answered = once(sent, 'response');
   for (const piece of pieces) {
     if (!sent.write(piece)) await once(sent, 'drain');
     await new Promise(setImmediate);
   }
   sent.end();
-  const [response] = await once(sent, 'response');
+  const [response] = await answered;
   const body = await text(response);
   const headers = new Headers(response.headers);
   return { status: response.statusCode, headers, text: body, json: JSON.parse(body) };
