@@ -3,7 +3,9 @@ import { badRequest, TasklaneError, unavailable } from '../protocol/errors.ts';
 /** Lost or refused connections, a server that starts or stops, too many clients, a full disk: it may well work again soon. */
 const PASSING = /^(08...|53...|57P0[1-5]|25006|55P03|ECONN.*|EPIPE|ENOENT|ETIMEDOUT|EAI_AGAIN)$/;
 /** What only a payload can cause: JSON that Postgres refuses, text it can't store, nesting beyond its stack. */
-const BAD_DATA = /^(22P02|22P05|22021|54001|22032|22030)$/;
+const BAD_DATA = /^(22P02|22P05|54001|22032|22030)$/;
+/** All that a string of ours can have which is no UTF-8 for Postgres. */
+const NUL = '22021';
 /** Our own functions say which HTTP status their refusal is, and as its column which parameter is at fault. */
 const OWN = /^TL(\d{3})$/;
 
@@ -16,6 +18,7 @@ export function toTasklaneError(error: unknown): Error {
       if (own)
         return new TasklaneError(Number(own[1]), cause.message, { openai: { param: column ?? null, code: null } });
       if (PASSING.test(code)) return unavailable(error);
+      if (code === NUL) return badRequest('text must not contain a NUL character');
       if (BAD_DATA.test(code)) return badRequest(cause.message);
     }
     if (

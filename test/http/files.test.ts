@@ -393,6 +393,11 @@ test('lists go through all files once, in either order, and by purpose', async (
     assertOpenAiRefused(await lister('GET', `/v1/files?${query}`), 400, message, param, code);
 });
 
+test('an id with a NUL is refused in our own words', async () => {
+  for (const path of ['/v1/files/file-%00', '/v1/files/file-%00/content'])
+    assertOpenAiRefused(await f.client('GET', path), 400, 'text must not contain a NUL character');
+});
+
 test('a deleted file is gone for every call, and the answer says so', async () => {
   const { id } = await upload('x');
   const gone = await f.client('DELETE', `/v1/files/${id}`, '', { headers: { 'Content-Type': 'application/json' } });
