@@ -15,7 +15,12 @@ export function createFollow(db: Database, watchers: Watchers) {
       const unique = [...new Map(after.map((one) => [`${one.id} ${one.seq}`, one])).values()];
       const rows = await readEvents(db, unique, READ_AT_ONCE);
       const byTask = Map.groupBy(rows, (row) => row.id);
-      return after.map((one) => (byTask.get(one.id) ?? []).filter((row) => row.seq > one.seq));
+      // Readers of one task who are at different events get each other's rows: some twice, and beyond their own.
+      return after.map((one) =>
+        (byTask.get(one.id) ?? [])
+          .filter((row, n, all) => row.seq > one.seq && row.seq !== all[n - 1]?.seq)
+          .slice(0, READ_AT_ONCE),
+      );
     },
   });
   const readEnding = createCoalescer<string, Ending | undefined>({
