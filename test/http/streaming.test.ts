@@ -188,6 +188,19 @@ describe('resuming a stream', { concurrency: true }, () => {
     }
   });
 
+  test('gives each of many readers at different events what it has not had, once', async () => {
+    const ids = ['a', 'b', 'c', 'd', 'e', 'f'];
+    const { id } = await running(ids);
+    await f.complete(id);
+    await Promise.all(
+      Array.from({ length: 60 }, async (_, n) => {
+        const had = n % ids.length;
+        const reader = await f.follow(id, had === 0 ? undefined : ids[had - 1]);
+        assert.deepEqual(numbers(await reader.rest()), [0, 1, 2, 3, 4, 5].slice(had));
+      }),
+    );
+  });
+
   test('serves the events of tasks in other modes as well', async () => {
     const queue = await f.queue();
     const id = await f.put(queue);
