@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { claimBatches, foldBatches, hasOpenBatches, topUpLanes } from '../db/batches.ts';
+import { claimBatches, foldBatches, openBatches, topUpLanes } from '../db/batches.ts';
 import type { Database } from '../db/open.ts';
 import { repeat } from '../db/repeat.ts';
 import { soon } from '../db/soon.ts';
@@ -84,12 +84,20 @@ export function startBatches(deps: {
     workNext();
   };
 
+  const claim = async () => {
+    for (const batch of await claimBatches(db, null, QUIET_SECONDS)) workOn(batch.batch_id);
+  };
+  let expiry: NodeJS.Timeout | undefined;
   const lookAround = async () => {
-    if (!(await hasOpenBatches(db))) return;
+    const { open, expiresIn } = await openBatches(db);
+    if (!open) return;
+    // A window is over to the moment, not at the look that follows.
+    clearTimeout(expiry);
+    if (expiresIn !== null && expiresIn < LOOK_MS)
+      expiry = setTimeout(() => void claim().catch(onError), expiresIn + 1);
     await fold();
     await topUp(null);
-    const claimed = await claimBatches(db, null, QUIET_SECONDS);
-    for (const batch of claimed) workOn(batch.batch_id);
+    await claim();
   };
   void lookAround().catch(onError);
   const looking = repeat(LOOK_MS, lookAround, onError);
@@ -115,6 +123,7 @@ export function startBatches(deps: {
     /** Resolves when the steps that are under way are done. */
     async stop(): Promise<void> {
       await looking.stop();
+      clearTimeout(expiry);
       await Promise.all(working.values());
     },
   };

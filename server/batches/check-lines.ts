@@ -12,7 +12,7 @@ const CHARACTERS_PER_TOKEN = 4;
 type Json = Record<string, unknown>;
 
 export type Checked = {
-  /** In the order of the lines; at most 1,000. */
+  /** That of the whole file, then those of lines, in their order; at most 1,000. */
   errors: InputError[];
   total: number;
   /** How many lines each has; '' where the line names none. */
@@ -31,14 +31,15 @@ export type Rules = {
   routed(models: readonly string[]): Promise<ReadonlySet<string>>;
 };
 
-/** Looks at all lines of a batch's input. `onGroup` is called now and then, for a sign of life. */
-export async function checkLines(
-  groups: AsyncIterable<InputLine[]>,
-  rules: Rules,
-  onGroup: () => Promise<void>,
-): Promise<Checked> {
+/** Looks at all lines of a batch's input, or at those up to where there are too many. */
+export async function checkLines(groups: AsyncIterable<InputLine[]>, rules: Rules): Promise<Checked> {
   const checked: Checked = { errors: [], total: 0, models: new Map(), estimatedInputTokens: 0 };
   const { errors } = checked;
+  // Before those of the lines, so that it is never one too many.
+  const refuseFile = (code: string, message: string, param: string | null = null) => {
+    errors.unshift({ code, message, param, line: null });
+    errors.splice(MAX_ERRORS);
+  };
   const customIds = new Set<string>();
   const routes = new Map<string, boolean>();
   let inputs = 0;
@@ -56,7 +57,7 @@ export async function checkLines(
     for (const { line, value } of parsed) {
       checked.total++;
       const add = (code: string, message: string, param: string | null = null) => {
-        errors.push({ code, message, param, line: line.number });
+        if (errors.length < MAX_ERRORS) errors.push({ code, message, param, line: line.number });
       };
       if (line.text === null) add('line_too_long', `This line is longer than ${rules.maxLineBytes} bytes.`);
       else if (value === undefined) add('invalid_json_line', 'This line is not parseable as valid JSON.');
@@ -67,22 +68,20 @@ export async function checkLines(
         if (rules.endpoint === '/v1/embeddings') inputs += countInputs(bodyOf(value)?.input);
         characters += lengthOfTexts(inputOf(bodyOf(value)));
       }
-      if (errors.length >= MAX_ERRORS) return { ...checked, errors: errors.slice(0, MAX_ERRORS) };
     }
     if (checked.total > rules.maxLines) {
       const message = `The input file has more than ${rules.maxLines} requests, which is the most a batch may have.`;
-      errors.push({ code: 'too_many_tasks', message, param: null, line: null });
+      refuseFile('too_many_tasks', message);
       return checked;
     }
-    await onGroup();
   }
   if (checked.total === 0) {
     const message = 'The input file is empty. Please ensure that the batch contains at least one request.';
-    errors.push({ code: 'empty_file', message, param: null, line: null });
+    refuseFile('empty_file', message);
   }
   if (inputs > MAX_EMBEDDING_INPUTS) {
     const message = `The input file has ${inputs} embedding inputs; a batch may have ${MAX_EMBEDDING_INPUTS}.`;
-    errors.push({ code: 'too_many_tasks', message, param: 'body.input', line: null });
+    refuseFile('too_many_tasks', message, 'body.input');
   }
   checked.estimatedInputTokens = Math.ceil(characters / CHARACTERS_PER_TOKEN);
   return checked;

@@ -15,7 +15,7 @@ import {
 import type { Database } from '../db/open.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import { checkLines, lineOf } from './check-lines.ts';
-import { readLines } from './read-lines.ts';
+import { type InputLine, readLines } from './read-lines.ts';
 
 /** What one transaction carries of an input. */
 const EXPAND_LINES = 2000;
@@ -46,26 +46,29 @@ export function createBatchWork(deps: {
 
   const check = (
     input: { file: string; endpoint: string; hasQueue: boolean },
-    onGroup: () => Promise<void> = async () => undefined,
+    lines: AsyncIterable<InputLine[]> = linesOf(input.file, 0),
   ) =>
-    checkLines(
-      linesOf(input.file, 0),
-      {
-        endpoint: input.endpoint,
-        hasQueue: input.hasQueue,
-        maxLines,
-        maxLineBytes,
-        routed: (models) => routedModels(db, input.endpoint, models),
-      },
-      onGroup,
-    );
+    checkLines(lines, {
+      endpoint: input.endpoint,
+      hasQueue: input.hasQueue,
+      maxLines,
+      maxLineBytes,
+      routed: (models) => routedModels(db, input.endpoint, models),
+    });
 
   const begin = async (batch: Claimed): Promise<void> => {
     const { batch_id: id, input_file: file, endpoint } = batch;
-    const checked = await check({ file, endpoint, hasQueue: batch.queue_id !== null }, () => {
-      stopping.throwIfAborted();
-      return touchBatch(db, id);
-    });
+    let wanted = true;
+    async function* whileWanted() {
+      for await (const group of linesOf(file, 0)) {
+        stopping.throwIfAborted();
+        wanted = await touchBatch(db, id);
+        if (!wanted) return;
+        yield group;
+      }
+    }
+    const checked = await check({ file, endpoint, hasQueue: batch.queue_id !== null }, whileWanted());
+    if (!wanted) return;
     if (checked.errors.length > 0) {
       await failBatch(db, id, checked.errors);
       onCallbacks();

@@ -134,14 +134,19 @@ export function claimBatches(db: Database, ids: readonly string[] | null, quietS
   return db.call<Claimed>('claim_batches', [ids, quietSeconds], ['bigint[]', 'int']);
 }
 
-export async function hasOpenBatches(db: Database): Promise<boolean> {
-  const [row] = await db.query<{ open: boolean }>(sql.unsafe`
-    select exists (select from tasklane.batch where status in ('validating', 'in_progress', 'finalizing', 'cancelling')) as open`);
-  return row?.open ?? false;
+/** Whether there are batches that have not ended, and in how many milliseconds the next window of one is over (null: of none). */
+export async function openBatches(db: Database): Promise<{ open: boolean; expiresIn: number | null }> {
+  const [row] = await db.query<{ open: boolean; expires_in: number | null }>(sql.unsafe`
+    select count(*) > 0 as open,
+      (extract(epoch from min(expires_at) filter (where status in ('validating', 'in_progress')) - clock_timestamp()) * 1000)::float8 as expires_in
+    from tasklane.batch where status in ('validating', 'in_progress', 'finalizing', 'cancelling')`);
+  return { open: row?.open ?? false, expiresIn: row?.expires_in ?? null };
 }
 
-export async function touchBatch(db: Database, id: string): Promise<void> {
-  await db.call('touch_batch', [id], ['bigint']);
+/** Gives a sign of life; false when the batch's lines are not wanted any more. */
+export async function touchBatch(db: Database, id: string): Promise<boolean> {
+  const [row] = await db.call<{ touch_batch: boolean }>('touch_batch', [id], ['bigint']);
+  return row?.touch_batch ?? false;
 }
 
 export async function failBatch(db: Database, id: string, errors: readonly InputError[]): Promise<void> {

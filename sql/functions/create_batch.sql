@@ -18,6 +18,8 @@ declare
   v_id bigint := new_task_id();
   v_key text := 'batch' || chr(31) || p_idempotency_key;
   v_known idempotency_key;
+  -- The times of a batch are told in whole seconds, so its window is over at the moment that is told.
+  v_now timestamptz := date_trunc('second', now());
 begin
   if p_idempotency_key is not null then
     insert into idempotency_key as k (tenant_id, idempotency_key, body_hash, id, task_id, expires_at)
@@ -57,7 +59,7 @@ begin
   insert into batch (batch_id, tenant_id, key_id, endpoint, input_file, input_file_id, completion_window, queue_id, metadata,
                      output_expires_seconds, retry_of, created_at, expires_at)
   values (v_id, p_tenant_id, p_key_id, p_endpoint, v_file.file_number, p_input_file_id, p_completion_window, v_queue_id, p_metadata,
-          p_output_expires_seconds, p_retry_of, now(), now() + make_interval(secs => p_window_seconds));
+          p_output_expires_seconds, p_retry_of, v_now, v_now + make_interval(secs => p_window_seconds));
   return query select v_id, false;
 end
 $$;
@@ -80,15 +82,17 @@ create or replace function tasklane.cancel_batch(p_batch_id bigint, p_tenant_id 
 language plpgsql set search_path = tasklane as $$
 -- Withdraws a batch: what has been answered is kept, the rest is not run. Its lines end, and its files are written, by the work that follows.
 -- Once more changes nothing.
--- Raises   TL404 (unknown, or another tenant's), TL409 when it has ended.
+-- Raises   TL404 (unknown, or another tenant's), TL409 when it has ended, or its window is over.
 declare
   v_batch batch := existing_batch(p_batch_id, p_tenant_id);
+  v_expired boolean := v_batch.ending = 'expired' or v_batch.status in ('validating', 'in_progress') and v_batch.expires_at <= now();
 begin
   if v_batch.status in ('cancelling', 'cancelled') then
     return;
   end if;
-  if v_batch.status in ('completed', 'failed', 'expired') then
-    raise exception using errcode = 'TL409', message = format('Cannot cancel a batch with status ''%s''.', v_batch.status);
+  if v_expired or v_batch.status in ('completed', 'failed') then
+    raise exception using errcode = 'TL409',
+      message = format('Cannot cancel a batch with status ''%s''.', case when v_expired then 'expired' else v_batch.status end);
   end if;
   update batch b set status = 'cancelling', ending = 'cancelled', cancelling_at = now(), worked_at = null where b.batch_id = p_batch_id;
 end

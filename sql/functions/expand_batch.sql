@@ -15,7 +15,7 @@ create or replace function tasklane.start_batch(p_batch_id bigint, p_models text
 language plpgsql set search_path = tasklane as $$
 -- Begins a batch whose lines have been looked at: p_models are their models (one, of any name, where the batch names its queue), p_counts how
 -- many lines have each.
--- Returns  whether it did; not when it has been cancelled meanwhile, or begun by another server.
+-- Returns  whether it did; not when it has been cancelled meanwhile, or begun by another server, or its window is over.
 -- Raises   TL409 when a model has no route any more: look at the lines again.
 -- Touches  batch (update), batch_lane, lane (insert).
 #variable_conflict use_column
@@ -24,7 +24,7 @@ declare
 begin
   -- Who deletes a queue waits for this, or is waited for.
   lock table task in row exclusive mode;
-  select * into v_batch from batch b where b.batch_id = p_batch_id and b.status = 'validating' for update;
+  select * into v_batch from batch b where b.batch_id = p_batch_id and b.status = 'validating' and b.expires_at > now() for update;
   if not found then
     return false;
   end if;
@@ -92,16 +92,17 @@ language sql immutable parallel safe as $$
   select 95::smallint
 $$;
 
-create or replace function tasklane.touch_batch(p_batch_id bigint) returns void
+create or replace function tasklane.touch_batch(p_batch_id bigint) returns boolean
 language sql set search_path = tasklane as $$
-  -- A sign that a server is at work on the batch.
-  update batch set worked_at = now() where batch_id = p_batch_id
+  -- A sign that a server is at work on the batch. Returns whether its lines are still wanted: it is not cancelled, and its window not over.
+  update batch set worked_at = now() where batch_id = p_batch_id returning ending is null and expires_at > now()
 $$;
 
 create or replace function tasklane.claim_batches(p_ids bigint[] default null, p_quiet_seconds int default 5) returns setof tasklane.batch
 language sql set search_path = tasklane as $$
   -- Batches with work to do, of p_ids where given, that no server has given a sign of working on for p_quiet_seconds: now this one does. To do
-  -- the work twice is safe, so this saves effort only. Here a batch of which all lines have ended, or whose window is over, comes to its end.
+  -- the work twice is safe, so this saves effort only. Here a batch of which all lines have ended, or whose window is over, comes to its end;
+  -- for the latter nobody waits.
   with due as materialized (
     select b.batch_id, case when b.status not in ('validating', 'in_progress') then null
                             when b.status = 'in_progress' and b.expanded and b.completed + b.failed + b.unanswered >= b.total
@@ -110,7 +111,8 @@ language sql set search_path = tasklane as $$
     from batch b
     where b.status in ('validating', 'in_progress', 'finalizing', 'cancelling') and (p_ids is null or b.batch_id = any (p_ids))
       and (b.status <> 'in_progress' or not b.expanded or b.expires_at <= now() or b.completed + b.failed + b.unanswered >= b.total)
-      and (b.worked_at is null or b.worked_at <= now() - make_interval(secs => p_quiet_seconds))
+      and (b.worked_at is null or b.worked_at <= now() - make_interval(secs => p_quiet_seconds)
+           or b.status in ('validating', 'in_progress') and b.expires_at <= now())
     order by b.batch_id for no key update
   )
   update batch b set worked_at = now(), ending = coalesce(d.ending, b.ending),

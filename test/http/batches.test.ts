@@ -188,6 +188,23 @@ describe('a batch', () => {
     assertOpenAiRefused(await cancel(id), 409, "Cannot cancel a batch with status 'expired'.");
   });
 
+  test('expires while it is validated: nothing of it runs', async () => {
+    const queue = await f.queue();
+    const input = await upload(jsonl([line('a', queue)]));
+    const { id } = await steps.whileFilesAreHeld(async () => {
+      const { json } = await tryCreate({ input_file_id: input, completion_window: '1s' });
+      await until(async () => (await steps.get(json.id)).status !== 'validating');
+      assertOpenAiRefused(await cancel(json.id), 409, "Cannot cancel a batch with status 'expired'.");
+      return json;
+    });
+    const done = await become(id, 'expired');
+    assert.deepEqual(timesOf(done), ['finalizing_at', 'expired_at']);
+    assert.deepEqual(
+      [done.request_counts.total, done.output_file_id, done.error_file_id, await f.take(`${queue}:1`)],
+      [0, null, null, []],
+    );
+  });
+
   test('goes on although its file is deleted while it is validated or runs; nobody else sees the file', async () => {
     const queue = await f.queue();
     const fileId = await upload(jsonl([line('a', queue), line('b', queue)]));

@@ -337,6 +337,23 @@ test('a batch of which only the deadline ended the last lines has expired, whoev
   assert.deepEqual([done.status, done.completed, done.failed], ['expired', 2, 0]);
 });
 
+test('a batch whose window is over ends at once, whoever works on it, and is neither begun nor cancelled any more', async () => {
+  const { batch_id: id } = await batches.create((await batches.makeFile('{}\n')).id);
+  assert.equal(await db.value('select tasklane.touch_batch($1)', [id]), true);
+  await db.run('update tasklane.batch set expires_at = now() where batch_id = $1', [id]);
+  assert.equal(await db.value('select tasklane.touch_batch($1)', [id]), false, 'its lines are not wanted');
+  assert.equal(await db.value('select tasklane.start_batch($1, $2, $3)', [id, [queue], [1]]), false);
+  const tooLate = /Cannot cancel a batch with status 'expired'\./;
+  await assert.rejects(db.run('select tasklane.cancel_batch($1)', [id]), tooLate);
+  const claimed = await db.rows('select batch_id, status, ending from tasklane.claim_batches(null, 60)');
+  assert.deepEqual(claimed, [{ batch_id: id, status: 'finalizing', ending: 'expired' }]);
+  assert.deepEqual(await db.rows('select from tasklane.claim_batches(null, 60)'), [], 'one server is enough');
+  await assert.rejects(db.run('select tasklane.cancel_batch($1)', [id]), tooLate);
+  await batches.write(id);
+  const done = await batches.progress(id);
+  assert.deepEqual([done.status, done.total, done.in_progress_at, done.error_file_id], ['expired', 0, null, null]);
+});
+
 test('two servers that end the same batch do not wait for each other', async () => {
   const id = await batches.start(many(2));
   await batches.topUp();
