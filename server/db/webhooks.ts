@@ -38,11 +38,17 @@ export async function readEndpoint(db: Database, id: string, tenantId: number | 
   return found;
 }
 
+/** The place of an endpoint among all, in its id: also of one that is gone. Undefined for what is no id. */
+export function endpointNumber(id: string): number | undefined {
+  const [, hex] = /^whe_([0-9a-f]{8})[0-9A-Za-z]{14}$/.exec(id) ?? [];
+  return hex === undefined ? undefined : Number.parseInt(hex, 16);
+}
+
 /** Newest first; `before` is the number of the last one of the page before. */
 export function listEndpoints(db: Database, tenantId: number | null, before: number | null, limit: number) {
   return db.query<Endpoint>(sql.unsafe`
     select * from tasklane.webhook_endpoint
-    where (${tenantId}::int is null or tenant_id = ${tenantId}) and (${before}::int is null or endpoint_number < ${before})
+    where (${tenantId}::int is null or tenant_id = ${tenantId}) and (${before}::bigint is null or endpoint_number < ${before}::bigint)
     order by endpoint_number desc limit ${limit}`);
 }
 

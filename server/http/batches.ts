@@ -98,7 +98,8 @@ export function batchRoutes(deps: {
       roles: ['client'],
       query: batchesQuery,
       async handle({ query, principal }) {
-        const before = query.after === undefined ? null : idOf(query.after, 'after');
+        const before = query.after === undefined ? null : parseBatchId(query.after);
+        if (before === undefined) throw noBatchId(query.after, 'after');
         const rows = await listBatches(db, ownerOf(principal), before, query.limit + 1);
         return { json: page(rows.map(batchJson), query.limit) };
       },
@@ -251,17 +252,14 @@ export function batchRoutes(deps: {
 }
 
 /** Throws 400 for what does not look like a batch's id, 404 for one that is none. */
-function idOf(printed: string | undefined, param = 'batch_id'): string {
+function idOf(printed: string | undefined): string {
   const id = parseBatchId(printed ?? '');
   if (id !== undefined) return id;
-  if (/^batch/i.test(printed ?? '')) throw unknownBatch(printed);
-  throw refuse(
-    400,
-    `Invalid '${param}': '${printed}'. Expected an ID that begins with 'BATCH'.`,
-    param,
-    'invalid_value',
-  );
+  throw /^batch/i.test(printed ?? '') ? unknownBatch(printed) : noBatchId(printed, 'batch_id');
 }
+
+const noBatchId = (printed: string | undefined, param: string) =>
+  refuse(400, `Invalid '${param}': '${printed}'. Expected an ID that begins with 'BATCH'.`, param, 'invalid_value');
 
 /** Names the field that a file or queue that will not do came in. */
 function nameParameter(error: unknown): never {

@@ -17,7 +17,7 @@ export function openSse(res: Response, headers: Record<string, string>) {
   const timer = setInterval(() => res.write(':\n\n'), KEEP_ALIVE_MS);
   res.on('close', () => clearInterval(timer));
   const write = async (record: string): Promise<void> => {
-    if (!res.write(record) && !res.destroyed) await Promise.race([once(res, 'drain'), once(res, 'close')]);
+    if (!res.write(record) && !res.destroyed) await drained(res);
   };
   return {
     /** Writes a record of the stream as it is. Resolves when a slow reader has caught up. */
@@ -29,6 +29,14 @@ export function openSse(res: Response, headers: Record<string, string>) {
     },
     end: () => res.end(),
   };
+}
+
+/** Resolves when a slow reader has caught up, or has gone. */
+async function drained(res: Response): Promise<void> {
+  const over = new AbortController();
+  const waits = ['drain', 'close'].map((event) => once(res, event, { signal: over.signal }));
+  // The one that is not come true would keep its listeners.
+  await Promise.race(waits).finally(() => over.abort());
 }
 
 /** Aborts when the client goes away before its answer is written. */

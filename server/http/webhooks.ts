@@ -6,6 +6,7 @@ import {
   createEndpoint,
   deleteEndpoint,
   type Endpoint,
+  endpointNumber,
   listEndpoints,
   readEndpoint,
   rotateEndpointSecret,
@@ -49,9 +50,16 @@ export function webhookRoutes({ db, rule }: { db: Database; rule: AddressRule })
       summary: 'Webhook endpoints, newest first',
       query: webhookList,
       async handle({ query: { after, limit }, principal }) {
-        const owner = ownerOf(principal);
-        const last = after ? await known(after, (id) => readEndpoint(db, id, owner)) : undefined;
-        const rows = await listEndpoints(db, owner, last?.endpoint_number ?? null, limit + 1);
+        const before = after ? endpointNumber(after) : null;
+        if (before === undefined) {
+          throw refuse(
+            400,
+            `Invalid 'after': '${after}'. Expected the ID of a webhook endpoint.`,
+            'after',
+            'invalid_value',
+          );
+        }
+        const rows = await listEndpoints(db, ownerOf(principal), before, limit + 1);
         return { json: page(rows.map(endpointJson), limit) };
       },
     }),

@@ -4,14 +4,20 @@ language plpgsql set search_path = tasklane as $$
 -- A new endpoint with a secret of its own: it is sent the tenant's events of p_event_types.
 -- Raises   TL400 when the tenant has 100.
 -- Touches  tenant (locked), webhook_endpoint (insert).
+declare
+  v_number int := nextval(pg_get_serial_sequence('tasklane.webhook_endpoint', 'endpoint_number'));
 begin
   -- One at a time: two could both be the hundredth.
   perform from tenant n where n.tenant_id = p_tenant_id for no key update;
   if (select count(*) from webhook_endpoint e where e.tenant_id = p_tenant_id) >= 100 then
     raise exception using errcode = 'TL400', message = 'You have 100 webhook endpoints, which is the maximum. Delete one first.';
   end if;
-  return query insert into webhook_endpoint (endpoint_id, tenant_id, name, url, event_types, signing_secret)
-               values (random_id('whe_'), p_tenant_id, p_name, p_url, p_event_types, new_secret()) returning *;
+  -- The id begins with the number, 8 hex digits: who deletes what a list had can go on after the last of it.
+  return query insert into webhook_endpoint (endpoint_number, endpoint_id, tenant_id, name, url, event_types, signing_secret)
+               overriding system value
+               values (v_number, 'whe_' || lpad(to_hex(v_number), 8, '0') || random_id('', 14), p_tenant_id, p_name, p_url, p_event_types,
+                       new_secret())
+               returning *;
 end
 $$;
 

@@ -301,7 +301,7 @@ test('a dry run says what a batch would say, and runs nothing', async () => {
       [3, 'invalid_json_line'],
     ],
   );
-  const hopeless = await validate({ ...asked, input_file_id: await upload('x\n'.repeat(1200)) });
+  const hopeless = await validate({ ...asked, input_file_id: await upload(`{}\n${'x\n'.repeat(1199)}`) });
   assert.deepEqual([hopeless.json.total, hopeless.json.errors.length], [1200, 1000], 'all lines are counted');
   const lines = await upload(jsonl([line('a', undefined)]));
   const queued = await validate({ ...asked, input_file_id: lines }, { 'X-BELLA-QUEUE-NAME': queue });

@@ -354,13 +354,14 @@ describe('a list', () => {
       'integer_below_min_value',
     );
     for (const limit of ['x', '', '1.5']) assert.equal((await list(`?limit=${limit}`)).json.error.param, 'limit');
-    assertOpenAiRefused(
-      await list('?after=foo'),
-      400,
-      "Invalid 'after': 'foo'. Expected an ID that begins with 'BATCH'.",
-      'after',
-      'invalid_value',
-    );
+    for (const after of ['foo', 'batch_1'])
+      assertOpenAiRefused(
+        await list(`?after=${after}`),
+        400,
+        `Invalid 'after': '${after}'. Expected an ID that begins with 'BATCH'.`,
+        'after',
+        'invalid_value',
+      );
     assert.equal((await list('?limit=5&timeout=120&order=asc')).status, 200, 'what is unknown is ignored');
   });
 });

@@ -112,6 +112,13 @@ describe('the openai client', () => {
     assert.ok(!(await f.server.request('GET', PATH, undefined, { key })).text.includes('"signing_secret"'));
   });
 
+  test('walks on after an endpoint that is removed meanwhile', async () => {
+    const client = await newcomer();
+    for (let n = 0; n < 5; n++) await client.webhooks.create({ ...wanted, name: `${n}` });
+    for await (const endpoint of client.webhooks.list({ limit: 2 })) await client.webhooks.delete(endpoint.id);
+    assert.deepEqual((await client.webhooks.list()).data, []);
+  });
+
   test('removes an endpoint, once', async () => {
     const { id } = await as.own.webhooks.create(wanted);
     assert.deepEqual(await as.own.webhooks.delete(id), { id, object: 'webhook_endpoint.deleted', deleted: true });
@@ -159,10 +166,10 @@ describe('another tenant', () => {
       () => as.other.webhooks.rotateSecret(id),
       () => as.other.webhooks.test(id, { event_type: 'batch.completed' }),
       () => as.other.webhooks.delete(id),
-      () => as.other.webhooks.list({ after: id }),
     ])
       await assert.rejects(touch(), NotFoundError);
     assert.deepEqual((await as.other.webhooks.list()).data, []);
+    assert.deepEqual((await as.other.webhooks.list({ after: 'whe_7fffffff00000000000000' })).data, []);
     assert.deepEqual(await as.own.webhooks.retrieve(id), before);
 
     assert.deepEqual(await as.admin.webhooks.retrieve(id), before);
@@ -321,7 +328,13 @@ describe('what can not be is refused in the words of OpenAI', () => {
     );
     assertRefused(await f.client('GET', `${PATH}?limit=101`), 400, 'limit', 'integer_above_max_value', /<= 100/);
     assertRefused(await f.client('GET', `${PATH}?limit=0`), 400, 'limit', 'integer_below_min_value', />= 1/);
-    assertRefused(await f.client('GET', `${PATH}?after=${NOBODY}`), 404, null, null, /No webhook endpoint found/);
+    assertRefused(
+      await f.client('GET', `${PATH}?after=whe_0`),
+      400,
+      'after',
+      'invalid_value',
+      /^Invalid 'after': 'whe_0'/,
+    );
     assert.equal((await f.client('GET', `${PATH}?after=`)).status, 200);
   });
 
