@@ -1,6 +1,7 @@
 import type { Line } from '../db/batches.ts';
 import type { InputError } from '../protocol/batches.ts';
 import { MalformedJson, memberTexts, parseJson } from '../protocol/json.ts';
+import { USUAL_MODELS } from '../protocol/models.ts';
 import type { InputLine } from './read-lines.ts';
 
 const MAX_CUSTOM_ID = 512;
@@ -112,7 +113,9 @@ function checkLine(
   const customId = value.custom_id;
   if (!missing('custom_id')) {
     if (typeof customId !== 'string' || customId === '' || !customId.isWellFormed() || customId.includes('\0')) {
-      add('invalid_value', "Invalid 'custom_id': expected a string that is not empty.", 'custom_id');
+      const message =
+        "Invalid 'custom_id': expected a string that is not empty, of characters that UTF-8 has, without NUL.";
+      add('invalid_value', message, 'custom_id');
     } else if (customId.length > MAX_CUSTOM_ID) {
       const message = `Invalid 'custom_id': string too long. Expected a string with maximum length ${MAX_CUSTOM_ID}, but got a string with length ${customId.length} instead.`;
       add('string_above_max_length', message, 'custom_id');
@@ -174,7 +177,7 @@ const bodyOf = (value: Json): Json | undefined => (isObject(value.body) ? value.
 
 /** '' where there is none that could have a route. */
 function modelOf(value: Json | undefined): string {
-  const model = value && bodyOf(value)?.model;
+  const model = value && (bodyOf(value)?.model ?? USUAL_MODELS[value.url as string]);
   return typeof model === 'string' && model.length <= 256 && !model.includes('\0') ? model : '';
 }
 

@@ -228,7 +228,7 @@ export function batchRoutes(deps: {
       query: resultsQuery,
       async handle({ params, query, principal, req, res }) {
         const { batch_id: id } = await find(params.id, principal);
-        if (!/\btext\/event-stream\b/.test(req.headers.accept ?? '')) {
+        if (req.accepts('application/json', 'text/event-stream') !== 'text/event-stream') {
           await batches.fold();
           const { lines, more, next } = await readResults(db, id, query.after, query.limit);
           return { text: `{"data":[${lines.map((row) => row.line).join(',')}],"has_more":${more},"next":${next}}` };

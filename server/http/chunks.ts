@@ -28,7 +28,7 @@ export async function answerChunks(tasks: Tasks, put: Attended, style: StreamSty
     for await (const news of tasks.follow(put.id, 0, signal)) {
       if ('event' in news) {
         const { event } = news;
-        if (event.data === null) continue;
+        if (event.data === null || event.data === 'null') continue;
         if (sse && event.attempt !== attempt) {
           await send('error', BROKEN_OFF);
           break;

@@ -3,11 +3,11 @@ import type { Request, Response, Router } from 'express';
 import type { Logger } from 'pino';
 import type { z } from 'zod';
 import type { Auth, Principal } from '../auth/auth.ts';
+import { bellaIds } from '../protocol/bella-ids.ts';
 import { badRequest, invalid, TasklaneError } from '../protocol/errors.ts';
 import { MalformedJson, parseJson } from '../protocol/json.ts';
 import type { Role } from '../protocol/keys.ts';
 import { invalidParameter, refuse } from '../protocol/openai.ts';
-import { traceIdOf } from '../protocol/trace.ts';
 import { readBody } from './body.ts';
 
 /** What a handler answers: JSON by value or, where it already is text, as it stands. undefined: it has answered itself. */
@@ -114,9 +114,8 @@ export function answerAsOpenAi(res: Response): void {
 
 /** Every response names its request and its trace. */
 export function idHeaders(res: Response): Record<string, string> {
-  const id = randomUUID();
-  const headers = { 'X-BELLA-REQUEST-ID': id, 'X-BELLA-TRACE-ID': traceIdOf(res.req.headers['x-bella-trace-id']) };
-  return res.locals.openai ? { ...headers, 'x-request-id': `req_${id.replaceAll('-', '')}` } : headers;
+  const headers = bellaIds(res.req.headers);
+  return res.locals.openai ? { ...headers, 'x-request-id': `req_${randomUUID().replaceAll('-', '')}` } : headers;
 }
 
 /**
@@ -151,12 +150,13 @@ export function sendError(res: Response, error: unknown, log: Logger): void {
         : new TasklaneError(500, 'internal error');
   if (res.locals.openai) {
     if (error instanceof MalformedJson)
-      known.message = `We could not parse the JSON body of your request: ${error.message}`;
+      known.message = `We could not parse the JSON body of your request. ${error.message}`;
     if (known.status === 401) known.message = unauthorized(res.req);
   }
   const reply = errorReply(res, known);
   const headers = { ...idHeaders(res), ...reply.headers };
-  if (known.status >= 500) log.error({ err: error, requestId: headers['X-BELLA-REQUEST-ID'] }, known.message);
+  if (known.status >= 500)
+    log.error({ err: error, requestId: headers['x-request-id'] ?? headers['X-BELLA-REQUEST-ID'] }, known.message);
   send(res, { ...reply, headers });
 }
 

@@ -19,7 +19,11 @@ type Issue = z.core.$ZodIssue;
 function told(issue: Issue, param: string): TasklaneError {
   const input = (issue as { input?: unknown }).input;
   const bad = (message: string, code: string | null) => refuse(400, message, param || null, code);
-  if (issue.code === 'custom') return bad(issue.message, codeOf(issue));
+  if (issue.code === 'custom') {
+    // With params the message is a sentence, without them it says what the field must be.
+    if (issue.params) return bad(issue.message, issue.params.code);
+    return bad(`Invalid '${param}': ${issue.message}.`, 'invalid_value');
+  }
   if (input === undefined) return bad(`Missing required parameter: '${param}'.`, 'missing_required_parameter');
   switch (issue.code) {
     case 'invalid_type':
@@ -28,7 +32,7 @@ function told(issue: Issue, param: string): TasklaneError {
         'invalid_type',
       );
     case 'invalid_value':
-      return typeof input === 'string' || typeof input === 'number' || typeof input === 'boolean'
+      return issue.values.some((value) => typeof value === typeof input)
         ? bad(
             `Invalid value: '${clip(String(input))}'. Supported values are: ${listed(issue.values.map(String))}.`,
             'invalid_value',
@@ -44,10 +48,6 @@ function told(issue: Issue, param: string): TasklaneError {
       return bad(`Invalid '${param}': ${issue.message}`, 'invalid_value');
   }
 }
-
-/** What a refinement of ours says in its params; null where OpenAI has no code for the fault. */
-const codeOf = ({ params }: z.core.$ZodIssueCustom): string | null =>
-  params?.code === undefined ? 'invalid_value' : params.code;
 
 function outOfBounds(
   issue: z.core.$ZodIssueTooBig | z.core.$ZodIssueTooSmall,
@@ -103,7 +103,7 @@ function listed(values: readonly string[], word = 'and'): string {
 /** A number in a query. */
 export const queryInteger = (least: number, most: number) =>
   z.preprocess(
-    (value) => (typeof value === 'string' && /^-?\d{1,15}$/.test(value) ? Number(value) : value),
+    (value) => (typeof value === 'string' && /^-?\d{1,15}(\.\d{1,15})?$/.test(value) ? Number(value) : value),
     z.int().min(least).max(most),
   );
 

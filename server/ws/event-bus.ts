@@ -1,12 +1,11 @@
-import { randomUUID } from 'node:crypto';
 import { type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Logger } from 'pino';
 import { WebSocket, WebSocketServer } from 'ws';
 import type { Auth, Principal } from '../auth/auth.ts';
+import { bellaIds } from '../protocol/bella-ids.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import { EVENT_BUS_PATH } from '../protocol/events.ts';
-import { traceIdOf } from '../protocol/trace.ts';
 import { applyBusEvents } from '../tasks/bus-events.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { createHoldings, isHoldFrame } from './holdings.ts';
@@ -143,8 +142,7 @@ function refuse(req: IncomingMessage, socket: Duplex, error: TasklaneError): voi
     'Content-Type': 'application/json; charset=utf-8',
     'Content-Length': Buffer.byteLength(body),
     Connection: 'close',
-    'X-BELLA-REQUEST-ID': randomUUID(),
-    'X-BELLA-TRACE-ID': traceIdOf(req.headers['x-bella-trace-id']),
+    ...bellaIds(req.headers),
     ...error.headers,
   };
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);

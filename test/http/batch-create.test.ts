@@ -13,7 +13,7 @@ describe('a create', () => {
   test('is refused for what is missing or wrong, in words that name the field', async () => {
     const { input_file_id: fileId } = await good();
     const missing = (name: string) => [`Missing required parameter: '${name}'.`, name, 'missing_required_parameter'];
-    const faults: [object, string, string | null, string | null][] = [
+    const faults: [object, string | RegExp, string | null, string | null][] = [
       [{ input_file_id: undefined }, ...missing('input_file_id')],
       [{ endpoint: undefined }, ...missing('endpoint')],
       [{ completion_window: undefined }, ...missing('completion_window')],
@@ -51,6 +51,18 @@ describe('a create', () => {
         { metadata: { n: 1 } },
         "Invalid type for 'metadata.n': expected a string, but got a number instead.",
         'metadata.n',
+        'invalid_type',
+      ],
+      [
+        { metadata: { n: 'a\0' } },
+        "Invalid 'metadata.n': must not contain a NUL character.",
+        'metadata.n',
+        'invalid_value',
+      ],
+      [
+        { endpoint: 5 },
+        /^Invalid type for 'endpoint': expected '\/v1\/responses', .+ or '\/v1\/videos', but got a number instead\.$/,
+        'endpoint',
         'invalid_type',
       ],
       [
@@ -97,12 +109,12 @@ describe('a create', () => {
     for (const body of [undefined, '']) {
       const answer = await f.client('POST', '/v1/batches', body);
       assert.equal(answer.status, 400, answer.text);
-      assertOpenAiRefused(answer, 400, /^We could not parse the JSON body of your request/);
+      assertOpenAiRefused(answer, 400, /^We could not parse the JSON body of your request\. /);
     }
     assertOpenAiRefused(
       await f.client('POST', '/v1/batches', '{"a":'),
       400,
-      /^We could not parse the JSON body of your request/,
+      /^We could not parse the JSON body of your request\. /,
     );
     for (const body of ['[]', '"x"', 'null', '7'])
       assert.equal((await f.client('POST', '/v1/batches', body)).status, 400, body);

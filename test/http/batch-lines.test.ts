@@ -67,7 +67,8 @@ describe('the faults of an input', () => {
     const errors = await errorsOf(input);
     const url = 'The URL provided for this request does not match the batch endpoint.';
     const method = (value: string) => `Invalid value: '${value}'. Supported values are: 'POST'.`;
-    const customId = "Invalid 'custom_id': expected a string that is not empty.";
+    const customId =
+      "Invalid 'custom_id': expected a string that is not empty, of characters that UTF-8 has, without NUL.";
     assert.deepEqual(errors, [
       notJson(3),
       duplicate(5, 'a'),
@@ -220,6 +221,15 @@ describe('an input', () => {
       ['a', 'b', 'c'],
       'in the order of the input',
     );
+  });
+
+  test('of moderations may leave the model out, as at the front door', async () => {
+    const endpoint = '/v1/moderations';
+    const queue = await f.queue(endpoint);
+    await f.worker('POST', '/v1/channels', { endpoint, model: 'omni-moderation-latest', queue });
+    const { id } = await create(jsonl([line('a', '', { url: endpoint, body: { input: 'x' } })]), { endpoint });
+    const done = await steps.answerAll(id, `${queue}:1`);
+    assert.deepEqual([done.status, done.model], ['completed', 'omni-moderation-latest']);
   });
 
   test('has its bodies handed out to the letter', async () => {

@@ -160,7 +160,7 @@ test('a server that is asked to stop does not wait for who follows a batch', asy
     completion_window: '24h',
   });
   const stream = await openStream(server, 'GET', `/v1/batches/${batch.json.id}/results`, undefined, {
-    headers: { Accept: 'text/event-stream' },
+    headers: { Accept: 'Text/Event-Stream, application/json;q=0.5' },
   });
   const exited = server.kill('SIGTERM');
   assert.deepEqual(await stream.rest(), [], 'it ends without an end: the batch goes on, and so may the reader');

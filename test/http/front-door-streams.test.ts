@@ -45,7 +45,7 @@ describe('a streamed answer', { concurrency: true }, () => {
     assert.match(headers.get('x-request-id') ?? '', /^req_[0-9a-f]{32}$/);
     assert.equal(
       text,
-      'data: {"a":1.0,"b":"\\n \\u2028 x"}\n\ndata: {"type":"x","n":1}\n\ndata: "text"\n\ndata: null\n\ndata: [DONE]\n\n',
+      'data: {"a":1.0,"b":"\\n \\u2028 x"}\n\ndata: {"type":"x","n":1}\n\ndata: "text"\n\ndata: [DONE]\n\n',
     );
   });
 

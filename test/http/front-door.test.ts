@@ -101,8 +101,8 @@ describe('a request to a model', { concurrency: true }, () => {
       [{ model: 'm', stream: 'yes' }, 'stream', 'invalid_type', /^Invalid type for 'stream': expected a boolean/],
       [[], null, 'invalid_type', /^Invalid type for the body: expected an object, but got an array instead\.$/],
       ['"x"', null, 'invalid_type', /expected an object/],
-      ['{"model":', null, null, /^We could not parse the JSON body of your request: /],
-      ['', null, null, /^We could not parse the JSON body of your request: /],
+      ['{"model":', null, null, /^We could not parse the JSON body of your request\. /],
+      ['', null, null, /^We could not parse the JSON body of your request\. /],
     ];
     for (const path of DOORS.slice(0, 4))
       for (const [body, param, code, message] of bad) {

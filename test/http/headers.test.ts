@@ -40,11 +40,12 @@ test('every response has a request id of its own and a trace id', async () => {
   assert.equal(new Set(withStream.map((answer) => answer.headers.get(REQUEST_ID))).size, withStream.length);
 });
 
-test('a trace id that was sent comes back, with errors too', async () => {
-  const headers = { 'X-BELLA-TRACE-ID': 'trace-of-mine/1' };
+test('a trace id and a request id that were sent come back, with errors too', async () => {
+  const headers = { 'X-BELLA-TRACE-ID': 'trace-of-mine/1', 'X-BELLA-REQUEST-ID': 'mine' };
   for (const path of ['/v1/queues', `/v1/queue/${NO_SUCH_TASK}`, '/health', '/nowhere']) {
     const answer = await f.client('GET', path, undefined, { headers });
     assert.equal(answer.headers.get(TRACE_ID), 'trace-of-mine/1', path);
+    assert.equal(answer.headers.get(REQUEST_ID), 'mine', path);
   }
 });
 
