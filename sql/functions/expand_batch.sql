@@ -112,7 +112,7 @@ language sql set search_path = tasklane as $$
     where b.status in ('validating', 'in_progress', 'finalizing', 'cancelling') and (p_ids is null or b.batch_id = any (p_ids))
       and (b.status <> 'in_progress' or not b.expanded or b.expires_at <= now() or b.completed + b.failed + b.unanswered >= b.total)
       and (b.worked_at is null or b.worked_at <= now() - make_interval(secs => p_quiet_seconds)
-           or b.status in ('validating', 'in_progress') and b.expires_at <= now())
+           or b.ending is null and b.expires_at <= now())
     order by b.batch_id for no key update
   )
   update batch b set worked_at = now(), ending = coalesce(d.ending, b.ending),

@@ -299,7 +299,7 @@ test('a look while the database is away says so and loses nothing', async () => 
   const { schedule, tasks } = await scheduled(await readNow(db));
   // Every session is cut as it is to put the first task.
   await psql.run(`create function public.cut() returns trigger language plpgsql as
-    'begin perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(60); return new; end'`);
+    'begin perform pg_terminate_backend(pg_backend_pid(), 60000); return new; end'`);
   await psql.run('create trigger cut before update on tasklane.schedule for each row execute function public.cut()');
   await assert.rejects(look(), (error) => error instanceof TasklaneError && error.status === 503);
   await psql.run('drop function public.cut cascade');
