@@ -128,7 +128,7 @@ export const releaseBody = z
     delay_seconds: z.number().min(0).max(MAX_DELAY).nullish(),
     reason: shortText(512).nullish(),
     attempt,
-    /** false: the worker had not begun, so the attempt does not count and the task waits where it was. */
+    /** false: nothing was done for the task, so the attempt does not count; without a delay it waits where it was. */
     begun: optional(z.boolean(), true),
   })
   .prefault({});

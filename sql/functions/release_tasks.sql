@@ -17,8 +17,8 @@ language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 -- Gives running tasks back, one element of each array a task: to run again after p_delays seconds (null: as the task's retry settings, or its
--- queue's, say). An attempt, where given, must be the one that runs. p_begun false: the worker had not begun, so the attempt does not count
--- and the task waits where it was.
+-- queue's, say). An attempt, where given, must be the one that runs. p_begun false: nothing was done for the task, so the attempt does not count,
+-- and without a delay it waits where it was.
 -- Returns  a row a task, in order. verdict: waiting (at once, at lane and rank: lower the heads, wake who waits), deferred, dead (that was its
 --          last attempt; the columns are end_tasks'). Where lane is null this call did nothing, and verdict is unknown or the state that
 --          forbids it (running for a stale attempt).
@@ -39,9 +39,10 @@ begin
     ) r
   ), judged as materialized (
     select k.*, k.begun and k.attempt >= coalesce(t.max_attempts, q.max_attempts) as is_dead,
-           now() + make_interval(secs => coalesce(k.delay, backoff(k.attempt,
+           case when k.begun then k.attempt else k.attempt - 1 end as counted,
+           now() + make_interval(secs => coalesce(k.delay, case when not k.begun then 0 else backoff(k.attempt,
              coalesce((t.retry ->> 'initial_seconds')::float8, q.retry_initial_seconds), coalesce((t.retry ->> 'factor')::float8, q.retry_factor),
-             coalesce((t.retry ->> 'max_seconds')::float8, q.retry_max_seconds), coalesce((t.retry ->> 'jitter')::boolean, q.retry_jitter))))
+             coalesce((t.retry ->> 'max_seconds')::float8, q.retry_max_seconds), coalesce((t.retry ->> 'jitter')::boolean, q.retry_jitter)) end))
              as run_at
     from locked k
     cross join lateral (select * from task t where t.id = k.id limit 1) t
@@ -51,11 +52,12 @@ begin
   select coalesce(array_agg(j.id), '{}') as ids,
          coalesce(array_agg(j.ord), '{}') as ords,
          array_agg((j.id, j.attempt, j.taken_at, now(), j.worker, j.reason)::task_attempt) filter (where j.begun) as history,
+         array_agg((j.id, j.attempt, j.taken_at, now(), j.worker, j.reason)::task_attempt) filter (where j.begun or j.run_at > now()) as told,
          array_agg((j.id, now(), j.taken_at, 'dead', j.attempt, 502, null, j.worker, null)::result) filter (where j.is_dead) as dead,
-         array_agg((j.id, j.expires_at, j.lane_id, case when j.begun then j.attempt else j.attempt - 1 end, j.rank, null, null)::ready)
-           filter (where not j.is_dead and (not j.begun or j.run_at <= now())) as ready,
-         array_agg((j.id, j.expires_at, j.run_at, null, j.lane_id, j.attempt, j.rank)::deferred)
-           filter (where not j.is_dead and j.begun and j.run_at > now()) as deferred
+         array_agg((j.id, j.expires_at, j.lane_id, j.counted, j.rank, null, null)::ready)
+           filter (where not j.is_dead and j.run_at <= now()) as ready,
+         array_agg((j.id, j.expires_at, j.run_at, null, j.lane_id, j.counted, j.rank)::deferred)
+           filter (where not j.is_dead and j.run_at > now()) as deferred
     into v_back
   from judged j;
 
@@ -68,7 +70,7 @@ begin
     select h.id, h.attempt, 'released', case when exists (select from unnest(v_back.deferred) d where d.id = h.id) then 'deferred'
                                              when exists (select from unnest(v_back.ready) w where w.id = h.id) then 'waiting' else 'dead' end,
            json_build_object('reason', h.reason)
-    from unnest(v_back.history) h;
+    from unnest(v_back.told) h;
     perform record_events('retried', 'waiting', array_agg(w.id), array_agg(w.attempt)) from unnest(v_back.ready) w having count(*) > 0;
   end if;
 

@@ -150,6 +150,18 @@ describe('a release', { concurrency: true }, () => {
     }
   });
 
+  test('of a task that was refused by what should do it does not count either, and waits for its delay', async () => {
+    const queue = await f.queue(CHAT, { max_attempts: 1 });
+    const id = await f.put(queue);
+    assert.equal((await f.takeOne(`${queue}:0`)).attempt, 1);
+    const at = Date.now();
+    await release(id, { begun: false, delay_seconds: 1, reason: 'overloaded' });
+    const { status, attempts, run_at } = await task(id);
+    assert.deepEqual([status, attempts], ['deferred', []]);
+    assert.ok(run_at >= at + 990);
+    assert.equal((await f.takeOne(`${queue}:0`, { wait: 30 })).attempt, 1);
+  });
+
   test('of the last attempt makes the task dead, and says so to who waits: blocking, stream and callback', async () => {
     const queue = await f.queue(CHAT, { max_attempts: 2 });
     const asked = f.tryPut({ queue, response_mode: 'blocking' });

@@ -239,7 +239,7 @@ const release = act(
     if (isHeld(task, by)) {
       if (!begun) {
         task.attempt--;
-        task.state = 'waiting';
+        task.state = delay === 60 ? 'deferred' : 'waiting';
       } else {
         task.history++;
         if (task.attempt >= (task.maxAttempts ?? task.queue.max_attempts)) task.state = 'dead';
