@@ -1,0 +1,425 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { after, describe, type TestContext, test } from 'node:test';
+import { createClient, type Put, type Task } from '../../client/client.ts';
+import {
+  createWorker,
+  type HandlerContext,
+  type Handlers,
+  type TaskAborted,
+  type WorkerOptions,
+} from '../../client/worker.ts';
+import { type Json, ownDatabase, startServer, until } from '../support/server.ts';
+import { startProxy } from './proxy.ts';
+
+const CHAT = '/v1/chat/completions';
+const server = await startServer({ env: { TASKLANE_MAX_BODY_BYTES: '200000' } });
+const client = createClient({ baseUrl: server.url, apiKey: server.adminKey });
+after(() => server.stop());
+
+let queues = 0;
+async function newQueue(settings = {}): Promise<string> {
+  const name = `q${++queues}`;
+  await client.queues.register(name, CHAT, settings);
+  return name;
+}
+
+const put = (queue: string, more: Partial<Put> = {}): Put => ({ queue, endpoint: CHAT, data: {}, ...more });
+
+/** A started worker that is stopped when the test is over, and what it logged. */
+async function startWorker(t: TestContext, queue: string, options: Partial<WorkerOptions> & { handlers: Handlers }) {
+  const logged: string[] = [];
+  const worker = createWorker({
+    baseUrl: server.url,
+    apiKey: server.adminKey,
+    queues: [`${queue}:0`, `${queue}:1`],
+    handleSignals: false,
+    drainSeconds: 0,
+    log: (line) => logged.push(line),
+    ...options,
+  });
+  t.after(() => worker.stop());
+  await worker.start();
+  return { worker, logged, stop: worker.stop };
+}
+
+/** A handler that waits until it is let go, and the tasks that are in it. */
+function gate() {
+  const open: { task: Task; let: (answer?: unknown) => void; context: HandlerContext }[] = [];
+  const handler = (task: Task, context: HandlerContext) =>
+    new Promise<unknown>((resolve) => open.push({ task, let: resolve, context }));
+  return { open, handler, count: (n: number) => until(async () => open.length >= n) };
+}
+
+describe('a handler', { concurrency: true }, () => {
+  test('answers with what it returns, or with a status of its own', async (t) => {
+    const queue = await newQueue();
+    await startWorker(t, queue, {
+      concurrency: 2,
+      handlers: {
+        '*': async (task: Task<{ n: number }>, context) =>
+          task.data.n === 0 ? { double: task.data.n * 2 } : context.answer(404, { error: 'none' }, 'req-1'),
+      },
+    });
+    const good = await client.putAndWait(put(queue, { data: { n: 0 } }));
+    assert.deepEqual([good.status_code, good.body], [200, { double: 0 }]);
+    const bad = await client.putAndWait(put(queue, { data: { n: 1 } }));
+    assert.deepEqual([bad.status_code, bad.body], [404, { error: 'none' }]);
+    assert.equal((await client.get(bad.task_id)).result?.request_id, 'req-1');
+  });
+
+  test('that throws has its task tried again, and dead in the end, with the reason on record', async (t) => {
+    const queue = await newQueue({ max_attempts: 2, retry: { initial_seconds: 0 } });
+    const { worker } = await startWorker(t, queue, {
+      handlers: {
+        '*': () => {
+          throw new Error('out of cheese');
+        },
+      },
+    });
+    await assert.rejects(client.putAndWait(put(queue)), { name: 'TaskEndedError', status: 'dead' });
+    const [dead] = (await client.dead.list({ queue }).page()).data;
+    const { attempts } = await client.get(dead?.task_id as string);
+    assert.deepEqual(
+      attempts?.map(({ reason, worker: by }) => [reason, by]),
+      [
+        ['out of cheese', worker.id],
+        ['out of cheese', worker.id],
+      ],
+    );
+  });
+
+  test('puts a task off, which counts as an attempt unless nothing was done for it', async (t) => {
+    const queue = await newQueue({ max_attempts: 1 });
+    let calls = 0;
+    await startWorker(t, queue, {
+      handlers: {
+        '*': (task: Task, context) =>
+          ++calls < 3 ? context.retryLater({ delay_seconds: 0.01, begun: false }) : { attempt: task.attempt },
+      },
+    });
+    assert.deepEqual((await client.putAndWait(put(queue))).body, { attempt: 1 });
+    const once = await newQueue({ max_attempts: 1 });
+    await startWorker(t, once, { handlers: { '*': (_task, context) => context.retryLater({ reason: 'busy' }) } });
+    await assert.rejects(client.putAndWait(put(once)), { status: 'dead' });
+  });
+
+  test('that generates streams what it yields, in order, and answers with what it returns', async (t) => {
+    const queue = await newQueue();
+    const handlers = {
+      async *[CHAT](task: Task) {
+        for (let n = 0; n < 50; n++) yield { n };
+        return task.response_mode === 'streaming' ? { end: true } : undefined;
+      },
+    };
+    await startWorker(t, queue, { handlers, concurrency: 4 });
+    const streams = await Promise.all(
+      Array.from({ length: 4 }, async () => {
+        const events = [];
+        for await (const event of client.stream(put(queue)))
+          events.push(event.type === 'progress' ? event.data : event.result.body);
+        return events;
+      }),
+    );
+    const all = Array.from({ length: 50 }, (_, n) => ({ n }));
+    for (const events of streams) assert.deepEqual(events, [...all, { end: true }]);
+    // Nobody reads the events of other tasks: they are the answer.
+    assert.deepEqual((await client.putAndWait(put(queue))).body, all);
+  });
+
+  test('streams by POST where no WebSocket can be opened', async (t) => {
+    const queue = await newQueue();
+    // It knows nothing of upgrades.
+    const proxy = await startProxy(server.url, () => 'pass');
+    t.after(proxy.stop);
+    await startWorker(t, queue, {
+      baseUrl: proxy.url,
+      handlers: {
+        async *'*'() {
+          for (let n = 0; n < 20; n++) yield n;
+        },
+      },
+    });
+    const events = [];
+    for await (const event of client.stream(put(queue))) if (event.type === 'progress') events.push(event.data);
+    assert.deepEqual(
+      events,
+      Array.from({ length: 20 }, (_, n) => n),
+    );
+    assert.ok(proxy.requests.includes('POST /v1/queue/events'));
+  });
+
+  test('whose answer the server will not take answers with why', async (t) => {
+    const queue = await newQueue();
+    const { logged } = await startWorker(t, queue, {
+      concurrency: 3,
+      handlers: { '*': (task: Task<{ size: number }>) => ({ text: 'x'.repeat(task.data.size) }) },
+    });
+    const answers = await Promise.all(
+      [10, 300_000, 20].map((size) =>
+        client.putAndWait<{ error?: { message: string } }>(put(queue, { data: { size } })),
+      ),
+    );
+    assert.deepEqual(
+      answers.map(({ status_code }) => status_code),
+      [200, 500, 200],
+    );
+    assert.match(answers[1]?.body.error?.message as string, /can't be delivered: .*200000/);
+    assert.match(logged.join('\n'), /can't take the answer/);
+    const circle: { self?: unknown } = {};
+    circle.self = circle;
+    const once = await newQueue({ max_attempts: 1 });
+    await startWorker(t, once, { handlers: { '*': () => circle } });
+    await assert.rejects(client.putAndWait(put(once)), { status: 'dead' });
+  });
+});
+
+describe("a task's signal", { concurrency: true }, () => {
+  const whyOf = async (context: HandlerContext): Promise<string> => {
+    if (!context.signal.aborted) await once(context.signal, 'abort');
+    return (context.signal.reason as TaskAborted).why;
+  };
+
+  test('aborts when the task is cancelled, and its place is free again', async (t) => {
+    const queue = await newQueue();
+    const { open, handler, count } = gate();
+    const watched = (task: Task, context: HandlerContext) =>
+      Promise.race([handler(task, context), once(context.signal, 'abort')]);
+    await startWorker(t, queue, { handlers: { '*': watched }, leaseSeconds: 3 });
+    const id = await client.put(put(queue));
+    await count(1);
+    await client.cancel(id);
+    assert.equal(await whyOf((open[0] as (typeof open)[0]).context), 'cancelled');
+    const next = client.putAndWait(put(queue));
+    await count(2);
+    open[1]?.let({ fine: true });
+    assert.deepEqual((await next).body, { fine: true });
+  });
+
+  test('aborts when its deadline passes', async (t) => {
+    const queue = await newQueue();
+    const { open, handler, count } = gate();
+    await startWorker(t, queue, { handlers: { '*': handler } });
+    const id = await client.put(put(queue, { timeout: 1 }));
+    await count(1);
+    assert.equal(await whyOf((open[0] as (typeof open)[0]).context), 'deadline');
+    assert.equal((await client.wait(id)).status, 'expired');
+  });
+
+  test('aborts when somebody else has the task', async (t) => {
+    const queue = await newQueue();
+    const { open, handler, count } = gate();
+    await startWorker(t, queue, { handlers: { '*': handler }, leaseSeconds: 3 });
+    const id = await client.put(put(queue));
+    await count(1);
+    await server.request('POST', `/v1/queue/${id}/release`, { delay_seconds: 600 });
+    assert.equal(await whyOf((open[0] as (typeof open)[0]).context), 'lost');
+    assert.equal((await client.get(id)).status, 'deferred');
+  });
+});
+
+describe('live tasks', { concurrency: true }, () => {
+  test('begin although bulk work fills all but the reserve, and before what waits', async (t) => {
+    const queue = await newQueue();
+    const { open, handler, count } = gate();
+    await startWorker(t, queue, { handlers: { '*': handler }, concurrency: 4, reserve: 1, prefetch: 2 });
+    await client.puts(Array.from({ length: 10 }, () => put(queue, { level: 1 })));
+    // Two more are at hand, and none of them may have the last place.
+    await until(async () => (await client.queues.stats(`${queue}:1`)).running === 5);
+    assert.equal(open.length, 3);
+    const live = client.putAndWait(put(queue));
+    await count(4);
+    assert.equal(open[3]?.task.level, 0);
+    const second = client.putAndWait(put(queue));
+    await until(async () => (await client.queues.stats(`${queue}:0`)).running === 1);
+    open[0]?.let();
+    await count(5);
+    assert.equal(open[4]?.task.level, 0);
+    open[3]?.let({ n: 1 });
+    open[4]?.let({ n: 2 });
+    assert.deepEqual([(await live).body, (await second).body], [{ n: 1 }, { n: 2 }]);
+  });
+
+  test('have the only place when it is free, and bulk work has it otherwise', async (t) => {
+    const queue = await newQueue();
+    const { open, handler, count } = gate();
+    await startWorker(t, queue, { handlers: { '*': handler } });
+    await client.put(put(queue, { level: 1 }));
+    await count(1);
+    const live = client.putAndWait(put(queue));
+    await client.put(put(queue, { level: 1 }));
+    open[0]?.let();
+    await count(2);
+    assert.equal(open[1]?.task.level, 0);
+    open[1]?.let();
+    assert.equal((await live).status_code, 200);
+    await count(3);
+    open[2]?.let();
+  });
+});
+
+describe('a worker that stops', { concurrency: true }, () => {
+  test('ends what has begun and gives back the rest, and no attempt counts', async (t) => {
+    const queue = await newQueue({ max_attempts: 1 });
+    const { open, handler, count } = gate();
+    const { stop } = await startWorker(t, queue, { handlers: { '*': handler }, prefetch: 3, drainSeconds: 30 });
+    const ids = await client.puts(Array.from({ length: 5 }, () => put(queue, { level: 1 })));
+    await until(async () => (await client.queues.stats(`${queue}:1`)).running === 4);
+    await count(1);
+    const stopped = stop();
+    await until(async () => (await client.queues.stats(`${queue}:1`)).waiting === 4);
+    open[0]?.let({ done: true });
+    await stopped;
+    const tasks = await Promise.all(ids.map((id) => client.get(id)));
+    assert.deepEqual(tasks.map(({ status }) => status).sort(), [
+      'succeeded',
+      'waiting',
+      'waiting',
+      'waiting',
+      'waiting',
+    ]);
+    assert.ok(tasks.every(({ attempts, status }) => status === 'succeeded' || attempts?.length === 0));
+  });
+
+  test('gives back what does not end in time, and tells whoever works on it', async (t) => {
+    const queue = await newQueue({ max_attempts: 1 });
+    const { open, handler, count } = gate();
+    const { stop } = await startWorker(t, queue, { handlers: { '*': handler }, drainSeconds: 0.1 });
+    const id = await client.put(put(queue));
+    await count(1);
+    await stop();
+    assert.equal((open[0] as (typeof open)[0]).context.signal.reason.why, 'stopping');
+    const { status, attempts } = await client.get(id);
+    assert.deepEqual([status, attempts], ['waiting', []]);
+  });
+
+  test('takes nothing while it is told to drain, and goes on when it is resumed', async (t) => {
+    const queue = await newQueue();
+    const { worker, logged } = await startWorker(t, queue, { handlers: { '*': () => 'done' } });
+    assert.equal((await client.putAndWait(put(queue))).body, 'done');
+    await client.workers.drain(worker.id);
+    await until(async () => logged.some((line) => line.includes('asked to drain')));
+    const waiting = client.putAndWait(put(queue));
+    await until(async () => (await client.queues.stats(`${queue}:0`)).waiting === 1);
+    await client.workers.resume(worker.id);
+    assert.equal((await waiting).body, 'done');
+  });
+});
+
+describe('a worker that starts', { concurrency: true }, () => {
+  const options = { baseUrl: server.url, apiKey: server.adminKey, handleSignals: false };
+
+  test('says what is wrong with its options, its queues, its handlers or its key', async () => {
+    const handlers = { '*': () => 1 };
+    assert.throws(() => createWorker({ ...options, queues: [], handlers }), /queues: name at least one lane/);
+    assert.throws(() => createWorker({ ...options, queues: ['q'], handlers }), /"q" is not a lane/);
+    assert.throws(() => createWorker({ ...options, queues: ['q:0'] }), /give handlers or an executor/);
+    assert.throws(
+      () => createWorker({ ...options, queues: ['q:0'], handlers, concurrency: 0 }),
+      /concurrency: 0 is not/,
+    );
+    await assert.rejects(createWorker({ ...options, queues: ['none:0'], handlers }).start(), /unknown queue "none"/);
+    const queue = await newQueue();
+    await assert.rejects(
+      createWorker({ ...options, queues: [`${queue}:0`], handlers: { '/v1/embeddings': () => 1 } }).start(),
+      /no handler for \/v1\/chat\/completions/,
+    );
+    await assert.rejects(createWorker({ ...options, apiKey: 'sk-no', queues: [`${queue}:0`], handlers }).start(), {
+      status: 401,
+    });
+  });
+
+  test('registers a queue that is not there for its endpoint', async (t) => {
+    await startWorker(t, 'made-by-worker', { endpoint: '/v1/embeddings', handlers: { '/v1/embeddings': () => [1] } });
+    assert.equal((await client.queues.get('made-by-worker')).endpoint, '/v1/embeddings');
+  });
+
+  test('says who it is, and takes as it is told', async (t) => {
+    const queue = await newQueue();
+    const bodies: string[] = [];
+    const { open, handler } = gate();
+    const proxy = await startProxy(server.url, (req) => {
+      if (req.url === '/v1/queue/take') req.on('data', (bytes) => bodies.push(String(bytes)));
+      return 'pass';
+    });
+    t.after(proxy.stop);
+    const { worker } = await startWorker(t, queue, {
+      baseUrl: proxy.url,
+      handlers: { '*': handler },
+      concurrency: 5,
+      strategy: 'round_robin',
+      leaseSeconds: 7,
+      name: 'GPU one',
+    });
+    await until(async () => bodies.length === 1);
+    await client.puts(Array.from({ length: 4 }, () => put(queue, { level: 1 })));
+    await until(async () => bodies.length >= 2 && open.length === 4);
+    const takes = bodies.map((body) => JSON.parse(body));
+    const told = (take: Json) => [take.queues, take.size, take.strategy, take.lease_seconds];
+    assert.deepEqual(told(takes[0]), [[`${queue}:0`, `${queue}:1`], 4, 'active_passive', 7]);
+    // The reserve.
+    assert.deepEqual(told(takes.at(-1)), [[`${queue}:0`], 1, 'round_robin', 7]);
+    for (const one of open) one.let();
+    const listed = (await client.workers.list()).find(({ id }) => id === worker.id);
+    assert.deepEqual([listed?.name, listed?.capacities], ['GPU one', { [`${queue}:0`]: 5, [`${queue}:1`]: 4 }]);
+  });
+});
+
+test('an answer outlasts the server: what was worked out while it was down is accepted when it is back', async (t) => {
+  const { start } = await ownDatabase(t);
+  const first = await start();
+  const port = new URL(first.url).port;
+  const { open, handler, count } = gate();
+  const mine = createClient({ baseUrl: first.url, apiKey: first.adminKey });
+  await mine.queues.register('q', CHAT);
+  await startWorker(t, 'q', { baseUrl: first.url, concurrency: 3, handlers: { '*': handler } });
+  const ids = await mine.puts([0, 1, 2].map((n) => put('q', { data: { n } })));
+  await count(3);
+  await first.kill();
+  for (const one of open) one.let({ n: one.task.data.n });
+  await start({ env: { PORT: port } });
+  for (const [n, id] of ids.entries()) {
+    const { status, result, attempt } = await mine.wait(id);
+    assert.deepEqual([status, result?.body, attempt], ['succeeded', { n }, 1]);
+  }
+});
+
+describe('the process of a worker', { concurrency: true }, () => {
+  async function spawnWorker(t: TestContext, queue: string): Promise<ChildProcess> {
+    const child = spawn(process.execPath, [join(import.meta.dirname, 'worker-process.ts'), queue], {
+      env: { ...process.env, TASKLANE_URL: server.url, TASKLANE_API_KEY: server.adminKey },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    t.after(() => child.kill('SIGKILL'));
+    await once(createInterface(child.stdout as NonNullable<typeof child.stdout>), 'line');
+    return child;
+  }
+
+  test('that is killed gives its tasks back when their lease is over', async (t) => {
+    const queue = await newQueue();
+    const child = await spawnWorker(t, queue);
+    const id = await client.put(put(queue));
+    await until(async () => (await client.get(id)).status === 'running');
+    child.kill('SIGKILL');
+    await startWorker(t, queue, { handlers: { '*': (task: Task) => ({ attempt: task.attempt }) } });
+    assert.deepEqual((await client.wait(id)).result?.body, { attempt: 2 });
+  });
+
+  test('that gets SIGTERM gives back what has not begun, ends what has, and is gone by that signal', async (t) => {
+    const queue = await newQueue();
+    const child = await spawnWorker(t, queue);
+    const ids = await client.puts([1, 2, 3].map((n) => put(queue, { level: 1, data: { n, ms: 300 } })));
+    await until(async () => (await client.queues.stats(`${queue}:1`)).running === 3);
+    child.kill('SIGTERM');
+    assert.deepEqual(await once(child, 'exit'), [null, 'SIGTERM']);
+    const tasks = await Promise.all(ids.map((id) => client.get(id)));
+    assert.deepEqual(tasks.map(({ status }) => status).sort(), ['succeeded', 'waiting', 'waiting']);
+    assert.deepEqual(
+      tasks.flatMap(({ status, attempts }) => (status === 'waiting' ? attempts : [])),
+      [],
+    );
+  });
+});
