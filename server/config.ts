@@ -1,3 +1,4 @@
+import { closest } from 'fastest-levenshtein';
 import { z } from 'zod';
 
 const number = (least: number, most: number, usual: number) =>
@@ -53,6 +54,9 @@ const environment = z.object({
   TASKLANE_FILE_QUOTA_BYTES: z.coerce.number().pipe(z.int().min(0)).optional(),
 });
 
+/** Where clients, workers and the command line find a server, and what they tell it and their upstreams: no settings of a server, but they may stand beside it. */
+const NOT_THE_SERVERS = ['TASKLANE_URL', 'TASKLANE_API_KEY', 'TASKLANE_UPSTREAM_KEY'];
+
 export type Config = Readonly<z.infer<typeof environment>>;
 
 /**
@@ -63,28 +67,10 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''));
   const known = Object.keys(environment.shape);
   const faults = Object.keys(set)
-    .filter((name) => name.startsWith('TASKLANE_') && !known.includes(name))
-    .map((name) => `${name} is not a setting: did you mean ${nearest(name, known)}?`);
+    .filter((name) => name.startsWith('TASKLANE_') && !known.includes(name) && !NOT_THE_SERVERS.includes(name))
+    .map((name) => `${name} is not a setting: did you mean ${closest(name, known)}?`);
   const parsed = environment.safeParse(set);
   for (const issue of parsed.error?.issues ?? []) faults.push(`${issue.path.join('.')}: ${issue.message}`);
   if (faults.length > 0 || !parsed.success) throw new Error(faults.join('\n'));
   return Object.freeze(parsed.data);
-}
-
-function nearest(name: string, known: readonly string[]): string {
-  return known.reduce((best, candidate) => (distance(name, candidate) < distance(name, best) ? candidate : best));
-}
-
-/** Edits that turn one word into the other. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const change = (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next[j] = Math.min(change, (row[j] as number) + 1, (next[j - 1] as number) + 1);
-    }
-    row = next;
-  }
-  return row[b.length] as number;
 }

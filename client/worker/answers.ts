@@ -1,12 +1,9 @@
 import { ApiError } from '../errors.ts';
 import { backoff, type Http, sleep } from '../http.ts';
+import { cut } from './cut.ts';
 import type { TaskAnswer } from './executor.ts';
 import { jsonOf } from './json-text.ts';
 import type { Log } from './log.ts';
-
-/** What one call carries. */
-const AT_ONCE = 1000;
-const BYTES_AT_ONCE = 1 << 20;
 
 type Pending = { taskId: string; text: string; settled: () => void };
 type Verdict = { task_id: string; ok: boolean; message?: string };
@@ -74,11 +71,7 @@ export function createAnswers(http: Http, log: Log) {
   const drain = async () => {
     busy = true;
     while (waiting.length > 0 && !given.signal.aborted) {
-      let count = 0;
-      for (let bytes = 0; count < waiting.length && count < AT_ONCE; count++) {
-        bytes += (waiting[count] as Pending).text.length;
-        if (count > 0 && bytes > BYTES_AT_ONCE) break;
-      }
+      const count = cut(waiting);
       const now = waiting.slice(0, count);
       waiting = waiting.slice(count);
       await send(now);

@@ -34,6 +34,7 @@ export function takeInHand(task: Task, desk: Desk, ahead: number): Hand {
   const controller = new AbortController();
   let ended = false;
   let told = Promise.resolve();
+  let emitted = 0;
   let tellEnded: () => void = () => undefined;
   const whenEnded = new Promise<void>((resolve) => {
     tellEnded = resolve;
@@ -91,7 +92,7 @@ export function takeInHand(task: Task, desk: Desk, ahead: number): Hand {
     emitProgress(eventName, eventData, eventId) {
       if (ended || task.response_mode !== 'streaming') return;
       const { task_id: taskId, attempt } = task;
-      const event = { taskId, attempt, eventName, eventData, ...(eventId !== undefined && { eventId }) };
+      const event = { taskId, attempt, eventName, eventData, eventId: eventId ?? `${attempt}-${++emitted}` };
       const before = told;
       told = progress.add(event).then(async ({ ok }) => {
         await before;

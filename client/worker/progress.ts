@@ -1,11 +1,10 @@
+import { ApiError } from '../errors.ts';
 import { backoff, type Http, sleep } from '../http.ts';
+import { cut } from './cut.ts';
 import { jsonOf } from './json-text.ts';
 import type { Log } from './log.ts';
 import { openSocket, type Socket } from './socket.ts';
 
-/** What one call carries. */
-const AT_ONCE = 1000;
-const BYTES_AT_ONCE = 1 << 20;
 /** After a WebSocket could not be opened, or has broken, HTTP does for this long. */
 const WITHOUT_SOCKET_MS = 10_000;
 
@@ -14,6 +13,17 @@ export type Transport = 'auto' | 'http';
 
 export type Verdict = { ok: boolean; message?: string };
 type Pending = { text: string; settled: (verdict: Verdict) => void };
+
+const START = '{"name":"task-progress-event","payload":{';
+/** Whether it was stored nobody knows; the server does, when it is told that this is not the first time. */
+const again = (one: Pending): Pending =>
+  one.text.startsWith(`${START}"repeated"`)
+    ? one
+    : { ...one, text: `${START}"repeated":true,${one.text.slice(START.length)}` };
+
+/** A refusal that says nothing of the event. */
+const mayPass = ({ ok, message }: Verdict): boolean =>
+  !ok && /^(the database is unavailable|internal error)$/.test(message ?? '');
 
 /** Sends progress, in order. An event is sent until the server has stored or refused it. */
 export function createProgress(http: Http, transport: Transport, log: Log) {
@@ -29,13 +39,17 @@ export function createProgress(http: Http, transport: Transport, log: Log) {
   const open = async () => {
     opening = true;
     try {
-      const opened = await openSocket(http, {
-        onAnswer: (verdict) => sent.shift()?.settled(verdict),
+      let opened: Socket | undefined;
+      opened = await openSocket(http, {
+        onAnswer(verdict) {
+          if (mayPass(verdict)) opened?.close();
+          else if (opened) sent.shift()?.settled(verdict);
+        },
         onClose: () => {
+          opened = undefined;
           socket = undefined;
           socketAgainAt = Date.now() + WITHOUT_SOCKET_MS;
-          // Whether these were stored nobody knows; readers rather see an event twice than miss one.
-          waiting = [...sent, ...waiting];
+          waiting = [...sent.map(again), ...waiting];
           sent = [];
           pump();
         },
@@ -52,12 +66,9 @@ export function createProgress(http: Http, transport: Transport, log: Log) {
 
   const post = async () => {
     posting = true;
+    let most = Number.POSITIVE_INFINITY;
     for (let failed = 0; waiting.length > 0 && !given.signal.aborted && !socket; ) {
-      let count = 0;
-      for (let bytes = 0; count < waiting.length && count < AT_ONCE; count++) {
-        bytes += (waiting[count] as Pending).text.length;
-        if (count > 0 && bytes > BYTES_AT_ONCE) break;
-      }
+      const count = Math.min(cut(waiting), most);
       const now = waiting.slice(0, count);
       try {
         const body = `[${now.map(({ text }) => text).join(',')}]`;
@@ -65,11 +76,24 @@ export function createProgress(http: Http, transport: Transport, log: Log) {
           body,
           signal: given.signal,
         });
-        waiting = waiting.slice(count);
-        for (const [index, one] of now.entries()) one.settled(data[index] ?? { ok: false });
+        const known = data.findIndex(mayPass);
+        const told = known < 0 ? count : known;
+        waiting = waiting.slice(told);
+        for (const [index, one] of now.slice(0, told).entries()) one.settled(data[index] ?? { ok: false });
+        if (told < count) throw new Error(data[told]?.message);
         failed = 0;
+        most = Number.POSITIVE_INFINITY;
       } catch (error) {
         if (given.signal.aborted) break;
+        if (error instanceof ApiError && (error.status === 400 || error.status === 413)) {
+          // One of them is what the server can't take.
+          most = Math.ceil(count / 2);
+          if (count > 1) continue;
+          log(`an event can't be delivered: ${error.message}`);
+          waiting.shift()?.settled({ ok: false });
+          continue;
+        }
+        waiting = waiting.map((one, index) => (index < count ? again(one) : one));
         if (failed === 0) log(`events wait: ${(error as Error).message}`);
         await sleep(backoff(failed++), given.signal).catch(() => undefined);
       }
@@ -101,7 +125,7 @@ export function createProgress(http: Http, transport: Transport, log: Log) {
     }): Promise<Verdict> {
       const { taskId, attempt, eventId, eventName, eventData } = event;
       const payload = JSON.stringify({ taskId, attempt, eventId, eventName });
-      const text = `{"name":"task-progress-event","payload":${payload.slice(0, -1)},"eventData":${jsonOf(eventData)}}}`;
+      const text = `${START}${payload.slice(1, -1)},"eventData":${jsonOf(eventData)}}}`;
       return new Promise((settled) => {
         waiting.push({ text, settled });
         pump();

@@ -7,12 +7,15 @@ export type Progress = {
   eventName: string;
   /** JSON, or null where the worker sent none. */
   data: string | null;
+  /** It may be stored already. */
+  repeated: boolean;
 };
 
 /** `stored`, `unknown`, or the state that forbids it. */
 export type Emitted = {
   id: string;
   verdict: string;
+  /** null where nothing was stored, or it was before. */
   seq: number | null;
   attempt: number | null;
   mode: string | null;
@@ -39,8 +42,9 @@ export function emitEvents(db: Database, events: readonly Progress[]) {
       events.map((event) => event.eventId),
       events.map((event) => event.eventName),
       events.map((event) => event.data),
+      events.map((event) => event.repeated),
     ],
-    ['bigint[]', 'int[]', 'text[]', 'text[]', 'text[]'],
+    ['bigint[]', 'int[]', 'text[]', 'text[]', 'text[]', 'boolean[]'],
   );
 }
 

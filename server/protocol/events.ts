@@ -20,6 +20,8 @@ export const busEvent = z.discriminatedUnion('name', [
         .refine((name) => name !== 'completion' && name !== 'error', 'completion and error are reserved'),
       eventData: z.unknown().optional(),
       attempt,
+      /** Sent again, because its answer was lost: it is not stored twice. It needs an eventId that no other event of the attempt has. */
+      repeated: z.boolean().nullish(),
     }),
   }),
   z.object({

@@ -49,8 +49,9 @@ function readEvent(text: string): Read {
 function toWorkerEvent(id: string, event: BusEvent, payload: Map<string, string>): WorkerEvent {
   const attempt = event.payload.attempt ?? null;
   if (event.name === 'task-progress-event') {
-    const { eventId, eventName } = event.payload;
-    return { progress: { id, attempt, eventId: eventId ?? null, eventName, data: payload.get('eventData') ?? null } };
+    const { eventId = null, eventName, repeated } = event.payload;
+    const data = payload.get('eventData') ?? null;
+    return { progress: { id, attempt, eventId, eventName, data, repeated: repeated ?? false } };
   }
   const { status_code: statusCode, request_id: requestId } = event.payload.result;
   const body = memberTexts(payload.get('result') as string).get('body') as string;

@@ -1,12 +1,13 @@
 create or replace function tasklane.emit_events(
-  p_ids bigint[], p_attempts int[], p_event_ids text[], p_names text[], p_datas text[]
+  p_ids bigint[], p_attempts int[], p_event_ids text[], p_names text[], p_datas text[], p_repeated boolean[] default null
 ) returns table (ord int, id bigint, verdict text, seq int, attempt int, mode tasklane.response_mode, instance_id int)
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 -- Stores progress of running tasks, one element of each array an event. Events are numbered within their task in the order
--- given; a number is visible only when all before it are, so readers may go by it.
--- Returns  a row an event, in order. verdict: stored, unknown, else the task's state (running for a stale attempt).
+-- given; a number is visible only when all before it are, so readers may go by it. p_repeated: it may be stored already, and is not stored again
+-- when this attempt has one with its event_id and name.
+-- Returns  a row an event, in order. verdict: stored (seq null: before), unknown, else the task's state (running for a stale attempt).
 -- Touches  task_event (insert), running (row lock until commit: it makes the numbering safe).
 #variable_conflict use_column
 declare
@@ -20,13 +21,20 @@ begin
 
   return query
   with input as materialized (
-    select i.*, r.attempt as running_attempt, r.id is not null and (i.attempt is null or i.attempt = r.attempt) as lives
-    from unnest(p_ids, p_attempts, p_event_ids, p_names, p_datas) with ordinality as i(id, attempt, event_id, name, data, ord)
+    select i.*, r.attempt as running_attempt, r.id is not null and (i.attempt is null or i.attempt = r.attempt) as held,
+           -- A scalar subquery, since an exists may be planned as a hash of the whole table.
+           case when i.repeated then coalesce((
+             select true from task_event e where e.id = i.id and e.attempt = r.attempt and e.event_id = i.event_id and e.name = i.name limit 1
+           ), false) else false end as there
+    from unnest(p_ids, p_attempts, p_event_ids, p_names, p_datas, p_repeated)
+      with ordinality as i(id, attempt, event_id, name, data, repeated, ord)
     left join lateral (select * from running r where r.id = i.id and r.id = any(v_running) limit 1) r on true
+  ), judged as materialized (
+    select i.*, i.held and not i.there as lives from input i
   ), numbered as materialized (
     select i.*, case when i.lives then coalesce((select e.seq from task_event e where e.id = i.id order by e.seq desc limit 1), 0)
                                        + row_number() over (partition by i.id, i.lives order by i.ord) end as seq
-    from input i
+    from judged i
   ), stored as (
     insert into task_event (id, seq, created_at, event_id, name, data, attempt)
     select n.id, n.seq, now(), n.event_id, n.name, n.data::json, n.running_attempt from numbered n where n.lives
@@ -36,7 +44,7 @@ begin
            json_build_object('event_id', coalesce(n.event_id, n.seq::text), 'event_name', n.name, 'event_data', n.data::json)
     from numbered n where n.lives and v_recording order by n.ord
   )
-  select n.ord::int, n.id, case when n.lives then 'stored' else coalesce(task_state(n.id), 'unknown') end, n.seq::int,
+  select n.ord::int, n.id, case when n.held then 'stored' else coalesce(task_state(n.id), 'unknown') end, n.seq::int,
          n.running_attempt, t.mode, t.instance_id
   from numbered n left join task t on t.id = n.id and n.lives
   order by n.ord;

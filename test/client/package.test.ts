@@ -181,32 +181,42 @@ test('tasklane serve starts the server of the package, and JavaScript puts a tas
   }
 });
 
-const CONSUMER = `
+const CLIENT = `
 import { type BatchResult, chat, createClient, type Put, type StreamEvent, type Task } from 'tasklane/client';
 import { createClient as same } from 'tasklane';
-import { createWorker, type Handler } from 'tasklane/worker';
 const client = createClient({ baseUrl: 'http://127.0.0.1:1', apiKey: 'k' });
 export const put: Put = chat({ model: 'm', messages: [{ role: 'user', content: 'hi' }] });
 export const id: Promise<string> = client.put(put);
 export const task: Promise<Task> = client.get('x');
 export const results: AsyncIterable<BatchResult> = client.batches.results('b');
 export const events: AsyncIterable<StreamEvent> = client.stream(put);
-const handler: Handler = async () => ({ ok: true });
-export const worker = createWorker({ queues: ['q:0'], handlers: { '/v1/x': handler } });
 export const one: typeof createClient = same;
 // @ts-expect-error: a task id is a string
-export const wrong: Promise<number> = client.put(put);
+export const wrongClient: Promise<number> = client.put(put);
+`;
+const WORKER = `
+import { createWorker, type Handler } from 'tasklane/worker';
+const handler: Handler = async () => ({ ok: true });
+export const worker = createWorker({ queues: ['q:0'], handlers: { '/v1/x': handler } });
+// @ts-expect-error: lanes are a list
+export const wrongWorker = createWorker({ queues: 'q:0', handlers: {} });
 `;
 const CONSUMERS = {
-  'under nodenext, with the types of Node': { module: 'nodenext', lib: ['es2023'], types: ['node'] },
-  'under bundler, without them': { module: 'preserve', moduleResolution: 'bundler', lib: ['es2022', 'dom'], types: [] },
+  'client and worker under nodenext': {
+    source: CLIENT + WORKER,
+    options: { module: 'nodenext', lib: ['es2023'], types: ['node'] },
+  },
+  'the client under bundler without the types of Node, as for a browser': {
+    source: CLIENT,
+    options: { module: 'preserve', moduleResolution: 'bundler', lib: ['es2022', 'dom'], types: [] },
+  },
 };
-for (const [how, options] of Object.entries(CONSUMERS)) {
-  test(`TypeScript knows the types of client and worker, ${how}`, async () => {
+for (const [what, { source, options }] of Object.entries(CONSUMERS)) {
+  test(`TypeScript knows the types of ${what}`, async () => {
     const strict = { strict: true, exactOptionalPropertyTypes: true, skipLibCheck: false, noEmit: true };
     const typeRoots = [join(MODULES, '@types')];
     const compilerOptions = { target: 'es2022', typeRoots, ...strict, ...options };
-    write(project, 'use.ts', CONSUMER);
+    write(project, 'use.ts', source);
     write(project, 'tsconfig.json', JSON.stringify({ compilerOptions, files: ['use.ts'] }));
     const { stdout } = await run(join(MODULES, '.bin/tsc'), ['-p', project]).catch((failed) => failed);
     assert.equal(stdout, '');
@@ -220,7 +230,7 @@ test('tasklane is there as a command, and no node beside it', async () => {
   await assert.rejects(run(join(bin, 'node'), ['--version']), { code: 'ENOENT' });
 });
 
-test('of all dependencies the client loads the parser of event streams, and the worker that and the WebSocket', async () => {
+test('the client loads nothing but a parser of event streams, and the worker a WebSocket and what suggests names', async () => {
   const bare = join(folder, 'bare');
   write(bare, 'package.json', '{"type":"module"}');
   // A copy: a link would find the dependencies beside its target.
@@ -230,6 +240,6 @@ test('of all dependencies the client loads the parser of event streams, and the 
 
   link(bare, ['eventsource-parser']);
   assert.equal((await load('tasklane/client')).stdout, 'loaded\n');
-  link(bare, ['ws']);
+  link(bare, ['ws', 'fastest-levenshtein']);
   assert.equal((await load('tasklane/worker')).stdout, 'loaded\n');
 });

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, describe, type TestContext, test } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
 import { createClient, type Put, type Task } from '../../client/client.ts';
 import {
   createWorker,
@@ -386,6 +387,36 @@ test('an answer outlasts the server: what was worked out while it was down is ac
     assert.deepEqual([status, result?.body, attempt], ['succeeded', { n }, 1]);
   }
 });
+
+for (const transport of ['auto', 'http'] as const) {
+  test(`a stream outlasts the server: its reader gets every event once and in order (${transport})`, async (t) => {
+    const { start } = await ownDatabase(t);
+    const first = await start();
+    const mine = createClient({ baseUrl: first.url, apiKey: first.adminKey });
+    await mine.queues.register('q', CHAT);
+    const all = Array.from({ length: 300 }, (_, n) => n);
+    await startWorker(t, 'q', {
+      baseUrl: first.url,
+      transport,
+      handlers: {
+        async *'*'() {
+          for (const n of all) {
+            yield n;
+            await pause(2);
+          }
+        },
+      },
+    });
+    const seen: unknown[] = [];
+    let restarted: Promise<unknown> | undefined;
+    for await (const event of mine.stream(put('q'))) {
+      if (event.type === 'progress') seen.push(event.data);
+      if (seen.length === 50) restarted ??= first.kill().then(() => start({ env: { PORT: new URL(first.url).port } }));
+    }
+    await restarted;
+    assert.deepEqual(seen, all);
+  });
+}
 
 describe('the process of a worker', { concurrency: true }, () => {
   async function spawnWorker(t: TestContext, queue: string): Promise<ChildProcess> {

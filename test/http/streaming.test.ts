@@ -152,6 +152,29 @@ describe('resuming a stream', { concurrency: true }, () => {
     );
   });
 
+  test('has an event once that its worker sent twice because it was told nothing the first time', async () => {
+    const queue = await f.queue();
+    const { stream, id } = await f.stream(queue);
+    await f.takeOne(`${queue}:0`);
+    const event = (eventId: string, more = {}) => ({
+      name: 'task-progress-event',
+      payload: { taskId: id, eventId, eventName: 'chunk', eventData: eventId, attempt: 1, ...more },
+    });
+    const first = await f.worker('POST', '/v1/queue/events', [event('a'), event('b')]);
+    const again = { repeated: true };
+    const second = await f.worker('POST', '/v1/queue/events', [
+      event('a', again),
+      event('b', again),
+      event('c', again),
+    ]);
+    assert.deepEqual([...first.json.data, ...second.json.data], Array(5).fill({ ok: true, taskId: id }));
+    await f.worker('POST', `/v1/queue/${id}/complete`, { status_code: 200, body: {} });
+    assert.deepEqual(
+      (await stream.rest()).map(({ id: eventId, name }) => eventId ?? name),
+      ['a', 'b', 'c', 'completion'],
+    );
+  });
+
   test('goes on after the latest event that bears a repeated id', async () => {
     const { id } = await running(['same', 'same', 'x', 'same', 'y']);
     await f.complete(id);
