@@ -10,18 +10,20 @@ import { SERVER } from '../server.ts';
 import { batchRows } from './batches.ts';
 import { client, hammer, KEY } from './client.ts';
 import { type Running, start } from './processes.ts';
+import { workerRows } from './worker.ts';
 
 const { values: flags } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
     batches: { type: 'boolean', default: false },
+    worker: { type: 'boolean', default: false },
     json: { type: 'string' },
     help: { type: 'boolean', default: false, short: 'h' },
   },
 });
 if (flags.help) {
   console.log(
-    'npm run bench -- [--quick] [--batches] [--json FILE]   measures put, take and whole lives beside a bare Express echo, and batches beside bulk; --batches: these alone',
+    'npm run bench -- [--quick] [--batches] [--worker] [--json FILE]   measures put, take and whole lives beside a bare Express echo, and batches beside bulk; --batches: these alone; --worker: workers before a model server alone',
   );
   process.exit(0);
 }
@@ -46,8 +48,14 @@ const stops: (() => Promise<unknown>)[] = [() => rm(dataDir, { recursive: true, 
 try {
   const postgres = await startEmbeddedPostgres({ dataDir, owner: 'bench', log: pino({ level: 'warn' }) });
   stops.push(postgres.stop);
-  rows.push(...(await batchRows(flags.quick ? 10_000 : 50_000, ROUNDS, (name) => server(postgres.url, name))));
-  if (!flags.batches) await single(postgres.url);
+  if (flags.worker) {
+    for (const faults of [0, 0.05]) {
+      rows.push(...(await workerRows(flags.quick ? 2_000 : 10_000, faults, (name) => server(postgres.url, name))));
+    }
+  } else {
+    rows.push(...(await batchRows(flags.quick ? 10_000 : 50_000, ROUNDS, (name) => server(postgres.url, name))));
+    if (!flags.batches) await single(postgres.url);
+  }
 } finally {
   for (const stop of stops.reverse()) await stop();
 }

@@ -43,7 +43,14 @@ test('settings are read, and others of the environment are passed over', () => {
   assert.ok(Object.isFrozen(config));
 });
 
+test('what clients, workers and the command line go by may be set beside a server, and is no setting of it', () => {
+  const others = { TASKLANE_URL: 'http://x', TASKLANE_API_KEY: 'k', TASKLANE_UPSTREAM_KEY: 'u' };
+  assert.deepEqual(loadConfig(others), loadConfig({}));
+});
+
 const UNKNOWN = {
+  TASKLANE_URLS: 'DATABASE_URL',
+  TASKLANE_APIKEY: 'TASKLANE_ADMIN_KEY',
   TASKLANE_ADMIN_KEYS: 'TASKLANE_ADMIN_KEY',
   TASKLANE_DATADIR: 'TASKLANE_DATA_DIR',
   TASKLANE_LOGLEVEL: 'TASKLANE_LOG_LEVEL',

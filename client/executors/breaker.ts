@@ -1,0 +1,104 @@
+/** In a row. */
+const FAILURES = 5;
+const FIRST_PAUSE_MS = 1000;
+
+export type BreakerState = 'closed' | 'open' | 'half-open';
+
+/** One call through a breaker, to be ended once. */
+export type Trial = {
+  /** Whether it is the call that decides whether the breaker closes. */
+  readonly isProbe: boolean;
+  /** `unknown` says nothing of the server. */
+  end(went: 'well' | 'badly' | 'unknown'): void;
+};
+
+export type Breaker = {
+  readonly state: BreakerState;
+  /** Whether a call may be made. */
+  readonly admits: boolean;
+  begin(): Trial;
+  /** Without waiting for failures. */
+  open(why: string): void;
+  stop(): void;
+};
+
+export type BreakerOptions = {
+  /** Whether the server answers again; rejects when it does not. Without it, time alone lets a call through. */
+  look: (() => Promise<void>) | undefined;
+  /** Between looks: 1 second at first, doubled up to this. */
+  longestPauseMs: number;
+  onState(state: BreakerState, why: string): void;
+};
+
+/**
+ * A circuit breaker (Nygard, Release It!, 2007; Fowler, CircuitBreaker, 2014): failures in a row open it, and nothing is sent to the server until it
+ * answers a look again. Then one call at a time goes through, until one goes well.
+ */
+export function createBreaker({ look, longestPauseMs, onState }: BreakerOptions): Breaker {
+  let state: BreakerState = 'closed';
+  /** Calls that began before a change of state say nothing of what is now. */
+  let epoch = 0;
+  let failures = 0;
+  let probing = false;
+  let pauseMs = 0;
+  let timer: NodeJS.Timeout | undefined;
+  let stopped = false;
+
+  const become = (next: BreakerState, why: string) => {
+    state = next;
+    epoch++;
+    failures = 0;
+    probing = false;
+    onState(next, why);
+  };
+  const lookLater = () => {
+    pauseMs = Math.min(pauseMs === 0 ? FIRST_PAUSE_MS : pauseMs * 2, longestPauseMs);
+    timer = setTimeout(async () => {
+      try {
+        await look?.();
+        if (!stopped) become('half-open', 'it answers');
+      } catch {
+        if (!stopped) lookLater();
+      }
+    }, pauseMs);
+    timer.unref();
+  };
+  const open = (why: string) => {
+    if (state === 'open') return;
+    become('open', why);
+    lookLater();
+  };
+
+  return {
+    get state() {
+      return state;
+    },
+    get admits() {
+      return state === 'closed' || (state === 'half-open' && !probing);
+    },
+    open,
+    begin() {
+      const began = epoch;
+      const isProbe = state === 'half-open';
+      if (isProbe) probing = true;
+      return {
+        isProbe,
+        end(went) {
+          if (began !== epoch) return;
+          if (isProbe) probing = false;
+          if (went === 'badly' && (isProbe || ++failures >= FAILURES)) {
+            open(isProbe ? 'the first call failed' : `${FAILURES} calls in a row failed`);
+          } else if (went === 'well') {
+            failures = 0;
+            pauseMs = 0;
+            if (isProbe) become('closed', 'a call went well');
+          }
+        },
+      };
+    },
+    stop() {
+      stopped = true;
+      clearTimeout(timer);
+    },
+  };
+}

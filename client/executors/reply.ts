@@ -1,0 +1,99 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import { retryAfterOf } from '../errors.ts';
+import { JsonText, type TaskAnswer } from '../worker/executor.ts';
+
+const LONGEST_RETRY_AFTER_SECONDS = 3600;
+const LONGEST_MESSAGE = 2000;
+const LONGEST_REQUEST_ID = 256;
+
+/** A model server's reply whose status makes it an answer. */
+export type Reply = {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  /** The parts of its text as they come; throws when it breaks off. To be read once. */
+  readonly parts: AsyncIterable<string>;
+};
+
+/** The model server gave no answer to pass on: it refused the request, and has done nothing, or it failed. */
+export class NotAnswered extends Error {
+  readonly outcome: 'refused' | 'failed';
+  /** Seconds, as the server asked for. */
+  readonly retryAfter: number | undefined;
+  /** There was not even a connection. */
+  readonly unreachable: boolean;
+
+  constructor(
+    outcome: 'refused' | 'failed',
+    message: string,
+    more: { retryAfter?: number | undefined; unreachable?: boolean } = {},
+  ) {
+    super(message);
+    this.outcome = outcome;
+    this.retryAfter = more.retryAfter;
+    this.unreachable = more.unreachable ?? false;
+  }
+}
+
+/** What a status that is no answer means; undefined for one that is. */
+export function outcomeOf(status: number): 'refused' | 'failed' | undefined {
+  if (status === 429 || status === 503 || status === 425) return 'refused';
+  return status >= 500 || status === 408 ? 'failed' : undefined;
+}
+
+/** The error of a reply that is no answer. */
+export function notAnswered(status: number, headers: IncomingHttpHeaders, text: string): NotAnswered | undefined {
+  const outcome = outcomeOf(status);
+  if (outcome === undefined) return undefined;
+  const asked = headers['retry-after'];
+  const retryAfter = asked === undefined ? undefined : retryAfterOf(new Headers({ 'retry-after': asked }));
+  return new NotAnswered(
+    outcome,
+    `the model server answered ${status}: ${messageOf(parsed(text)) ?? shortened(text)}`,
+    {
+      retryAfter: retryAfter === undefined ? undefined : Math.min(retryAfter, LONGEST_RETRY_AFTER_SECONDS),
+    },
+  );
+}
+
+/** The whole of a reply as an answer: its JSON to the letter. `wrap` makes something of the text of a 2xx without JSON, which else is a failure. */
+export async function answerOf(reply: Reply, wrap?: (text: string) => unknown): Promise<TaskAnswer> {
+  let text = '';
+  for await (const part of reply.parts) text += part;
+  return { status_code: reply.status, body: bodyOf(reply, text, wrap), request_id: requestIdOf(reply) };
+}
+
+export function requestIdOf({ headers }: Reply): string | undefined {
+  const id = headers['x-request-id'];
+  return typeof id === 'string' && id !== '' ? id.slice(0, LONGEST_REQUEST_ID) : undefined;
+}
+
+/** The error's text in OpenAI's shape, Ollama's, or the bare one. */
+export function messageOf(body: unknown): string | undefined {
+  const { error, message } = Object(body);
+  const text = error?.message ?? error ?? message;
+  return typeof text === 'string' ? text : undefined;
+}
+
+export const parsed = (text: string): unknown => {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+};
+
+export const upstreamError = (message: string) => ({
+  error: { message, type: 'upstream_error', param: null, code: 'upstream_error' },
+});
+
+function bodyOf({ status }: Reply, text: string, wrap: ((text: string) => unknown) | undefined): unknown {
+  try {
+    return new JsonText(text);
+  } catch {
+    if (status >= 300) return upstreamError(shortened(text) || `the model server answered ${status}`);
+    if (wrap) return wrap(text);
+    throw new NotAnswered('failed', `the model server's answer is not JSON: ${shortened(text, 100)}`);
+  }
+}
+
+const shortened = (text: string, length = LONGEST_MESSAGE) => text.trim().slice(0, length);

@@ -1,0 +1,71 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import { chat, createClient } from '../../client/client.ts';
+import { type Concurrency, createExecutor, createWorker } from '../../client/worker.ts';
+import { KEY } from './client.ts';
+import { type Running, start } from './processes.ts';
+
+const PLACES = 32;
+const LATENCY_MS = 100;
+const SETTINGS: Concurrency[] = [8, 16, 32, 48, 64, 'auto'];
+
+type Row = { work: string; rate?: number; ratio?: string };
+
+/** Seconds that a worker takes for all tasks with each setting of its concurrency, fixed ones and `auto`, before a model server that refuses and fails by chance. */
+export async function workerRows(
+  tasks: number,
+  faults: number,
+  server: (database: string) => Promise<Running>,
+): Promise<Row[]> {
+  const upstream = await start(['scripts/bench/upstream.ts'], {
+    PLACES: `${PLACES}`,
+    LATENCY_MS: `${LATENCY_MS}`,
+    FAULTS: `${faults}`,
+  });
+  const running = await server(`bench_worker_${faults * 100}`);
+  const tasklane = createClient({ baseUrl: running.url, apiKey: KEY });
+  const results = [];
+  for (const concurrency of SETTINGS) {
+    const queue = `upstream-${concurrency}`;
+    await tasklane.queues.register(queue, '/v1/chat/completions', { max_attempts: 3 });
+    const puts = Array.from({ length: tasks }, (_, n) =>
+      chat({ queue, level: 1, model: 'm', messages: [{ role: 'user', content: `task ${n}` }] }),
+    );
+    const ids = await tasklane.puts(puts);
+    await fetch(`${upstream.url}/gate`);
+    const worker = createWorker({
+      baseUrl: running.url,
+      apiKey: KEY,
+      queues: [`${queue}:0`, `${queue}:1`],
+      reserve: 0,
+      executor: createExecutor('openai', { upstreams: [{ url: upstream.url }], concurrency }),
+    });
+    const began = performance.now();
+    await worker.start();
+    for (;;) {
+      const { total_completed_cnt: ended } = await tasklane.queues.stats(`${queue}:1`);
+      if (ended >= tasks) break;
+      await pause(50);
+    }
+    const seconds = (performance.now() - began) / 1000;
+    const { refused, most } = (await (await fetch(`${upstream.url}/gate`)).json()) as { refused: number; most: number };
+    await worker.stop();
+
+    const expected = new Map(ids.map((id, n) => [id, `echo: task ${n}`]));
+    const counts = new Map<string, number>();
+    let right = 0;
+    for await (const task of tasklane.list({ queue, limit: 1000 })) {
+      const body = task.result?.body as { choices: { message: { content: string } }[] } | undefined;
+      if (task.status === 'succeeded' && body?.choices[0]?.message.content === expected.get(task.task_id)) right++;
+      counts.set(task.status, (counts.get(task.status) ?? 0) + 1);
+    }
+    results.push({ concurrency, rate: tasks / seconds, refused, most, right, counts });
+  }
+  await running.stop();
+  await upstream.stop();
+  const best = Math.max(...results.filter(({ concurrency }) => concurrency !== 'auto').map(({ rate }) => rate));
+  return results.map(({ concurrency, rate, refused, most, right, counts }) => ({
+    work: `${tasks} tasks, ${faults * 100} % of each fault, concurrency ${concurrency}: ${right} answered right (${[...counts].map(([status, count]) => `${count} ${status}`)}), at most ${most} at once, ${refused} refused at the gate`,
+    rate,
+    ratio: `${(rate / best).toFixed(2)} of the best fixed`,
+  }));
+}
