@@ -4,23 +4,19 @@ import { backoff, type Http, type RequestOptions, sleep } from './http.ts';
 
 export type ServerSentEvent = { id: string | undefined; event: string | undefined; data: string };
 
-/** The events of a reply as they come; ends when the connection does. */
-export async function* eventsOf(reply: Response): AsyncGenerator<ServerSentEvent, void> {
-  if (reply.body === null) return;
-  const events = reply.body
-    .pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array<ArrayBuffer>>)
-    .pipeThrough(new EventSourceParserStream());
-  const reader = events.getReader();
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      yield { id: value.id, event: value.event, data: value.data };
-    }
-  } finally {
-    // Hangs up, where the reader has left before the end.
-    await reader.cancel().catch(() => undefined);
-  }
+/** The events of a reply. `next` gives undefined when the connection ends; `close` hangs up. */
+function readEvents(reply: Response) {
+  const reader = reply.body
+    ?.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array<ArrayBuffer>>)
+    .pipeThrough(new EventSourceParserStream())
+    .getReader();
+  return {
+    async next(): Promise<ServerSentEvent | undefined> {
+      const read = await reader?.read();
+      return read?.value && { id: read.value.id, event: read.value.event, data: read.value.data };
+    },
+    close: () => reader?.cancel().catch(() => undefined),
+  };
 }
 
 /**
@@ -42,20 +38,16 @@ export async function* resumable(
   const { signal } = options;
   let { lastEventId, first } = options;
   for (let failed = 0; ; ) {
+    let events: ReturnType<typeof readEvents> | undefined;
     try {
-      const reply =
-        first ??
-        (await http.open('GET', path, {
-          ...options,
-          headers: {
-            ...options.headers,
-            Accept: 'text/event-stream',
-            ...(lastEventId === undefined ? {} : { 'Last-Event-ID': lastEventId }),
-          },
-        }));
-      first = undefined;
+      const headers = {
+        ...options.headers,
+        Accept: 'text/event-stream',
+        ...(lastEventId === undefined ? {} : { 'Last-Event-ID': lastEventId }),
+      };
+      events = readEvents(first ?? (await http.open('GET', path, { ...options, headers })));
       if (options.tellsOpen) yield { id: undefined, event: 'open', data: '' };
-      for await (const event of eventsOf(reply)) {
+      for (let event = await events.next(); event !== undefined; event = await events.next()) {
         failed = 0;
         lastEventId = event.id ?? lastEventId;
         yield event;
@@ -64,6 +56,8 @@ export async function* resumable(
     } catch (error) {
       if (signal?.aborted) throw signal.reason;
       if (error instanceof ApiError || failed >= http.maxRetries) throw error;
+    } finally {
+      await events?.close();
     }
     first = undefined;
     await sleep(backoff(failed++), signal);

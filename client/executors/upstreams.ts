@@ -1,3 +1,4 @@
+import { backoff } from '../http.ts';
 import type { TaskExecutor, TaskWrapper } from '../worker/executor.ts';
 import type { Concurrency } from '../worker/limit.ts';
 import type { Log } from '../worker/log.ts';
@@ -93,7 +94,7 @@ export function upstreamsExecutor(options: UpstreamsOptions, dialect: Dialect): 
       upstream = leastLoaded(group.filter((one) => one !== last && !refusing.has(one) && one.room >= 1));
       if (upstream !== undefined) continue;
       if (error.outcome === 'refused') return giveBack(error, last);
-      await last.pause(200 + Math.random() * 800, task.signal).catch(() => undefined);
+      await last.pause(backoff(failed - 1), task.signal).catch(() => undefined);
       if (task.signal.aborted) return;
       upstream = leastLoaded(group.filter((one) => !refusing.has(one) && one.admits));
       if (upstream === undefined) return giveBack(error, last);

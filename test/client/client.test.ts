@@ -18,7 +18,7 @@ import {
   type Task,
   TaskEndedError,
 } from '../../client/client.ts';
-import { startServer } from '../support/server.ts';
+import { startServer, until } from '../support/server.ts';
 import { type Fate, startProxy } from './proxy.ts';
 
 const CHAT = '/v1/chat/completions';
@@ -230,6 +230,18 @@ describe('a request that fails for a reason that may pass', { concurrency: true 
     const { status_code } = await asked;
     assert.equal(status_code, 200);
     assert.equal((await client.list({ queue }).page()).data.length, 1);
+  });
+
+  test('leaves no connection open when it is done', async () => {
+    const queue = await newQueue();
+    await using seen = await throughProxy([]);
+    const id = await seen.client.put(put(queue));
+    const waiting = seen.client.wait(id);
+    await until(async () => seen.proxy.open > 0);
+    await answer(`${queue}:0`);
+    await waiting;
+    assert.equal((await seen.client.wait(id)).status, 'succeeded');
+    await until(async () => seen.proxy.open === 0);
   });
 
   test('is not repeated where that could do it twice, or the client has had enough', async () => {

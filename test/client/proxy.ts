@@ -8,7 +8,10 @@ export type Fate = 'pass' | 'lose' | 'cut' | { status: number; headers?: Record<
 export async function startProxy(target: string, fate: (req: IncomingMessage) => Fate) {
   const { hostname, port } = new URL(target);
   const requests: string[] = [];
+  let open = 0;
   const server = createServer((req, res) => {
+    open++;
+    res.on('close', () => open--);
     requests.push(`${req.method} ${req.url?.split('?')[0]}`);
     const what = fate(req);
     if (typeof what === 'object') {
@@ -39,6 +42,10 @@ export async function startProxy(target: string, fate: (req: IncomingMessage) =>
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     requests,
+    /** How many replies are under way. */
+    get open() {
+      return open;
+    },
     async stop(): Promise<void> {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

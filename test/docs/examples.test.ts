@@ -15,6 +15,7 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { parseConfig } from '../../client/cli/config-file.ts';
 import { ENDPOINT, QUEUES } from '../../scripts/quickstart/lanes.ts';
 import { type Server, startServer } from '../support/server.ts';
 import { isAsShown, readBlocks } from './markdown.ts';
@@ -28,13 +29,14 @@ const DOCUMENTS = globSync(['*.md', 'docs/**/*.md'], { cwd: ROOT }).sort();
 const ELSEWHERE: Record<string, string> = {
   'sh scripts/quickstart.sh': 'test/scripts/quickstart.test.ts runs it',
   'sh scripts/test.sh': 'runs this',
+  'npm install tasklane': 'test/client/package.test.ts installs the package',
   'TASKLANE_ADMIN_KEY=choose-a-long-secret POSTGRES_PASSWORD=another docker compose up': 'needs Docker',
   'node --test --test-global-setup=test/support/global-setup.ts test/protocol/json.test.ts': 'is such a test',
   'pg_dump --format=custom --file=tasklane.dump "$(cat .tasklane/database.url)"': "needs Postgres' client programs",
 };
 const RUN = new Set(['sh', 'sql']);
 const SHOWN = new Set(['json', 'text']);
-const LANGUAGES = new Set([...RUN, ...SHOWN, 'js', 'mermaid']);
+const LANGUAGES = new Set([...RUN, ...SHOWN, 'js', 'yaml', 'mermaid']);
 
 describe('the examples of the documents', () => {
   let server: Server;
@@ -69,14 +71,13 @@ describe('the examples of the documents', () => {
 
     test(`${document} shows what happens`, async () => {
       const cwd = mkdtempSync(join(tmpdir(), 'tasklane-docs-'));
-      // What a reader has installed.
-      symlinkSync(join(ROOT, 'node_modules'), join(cwd, 'node_modules'));
+      const bin = install(cwd);
       mkdirSync(join(cwd, '.tasklane'));
       writeFileSync(join(cwd, '.tasklane', 'admin.key'), `${server.adminKey}\n`);
       writeFileSync(join(cwd, '.tasklane', 'database.url'), `${server.databaseUrl}\n`);
       const here = (text: string) =>
         text.replaceAll('127.0.0.1:8080', new URL(server.url).host).replaceAll('9000', String(receiverPort));
-      const shell = openShell({ cwd, env: { PATH: process.env.PATH, HOME: cwd } });
+      const shell = openShell({ cwd, env: { PATH: `${bin}:${process.env.PATH}`, HOME: cwd } });
       const psql = await openPsql(server.databaseUrl);
       try {
         for (const [index, { language, text, line }] of blocks.entries()) {
@@ -124,6 +125,17 @@ test('docs/operate.md lists the settings that the server has', () => {
   assert.deepEqual(listed, has);
 });
 
+test('every example of a configuration file is one, and docs/command-line.md has all keys', async () => {
+  for (const document of DOCUMENTS) {
+    for (const { language, text, line } of readBlocks(join(ROOT, document))) {
+      if (language === 'yaml') await parseConfig(text, `${document}:${line}`, () => 'secret');
+    }
+  }
+  const table = readFileSync(join(ROOT, 'docs/command-line.md'), 'utf8').split('All keys:')[1] as string;
+  const listed = [...table.matchAll(/`((?:\w+\.)?\w+)`/g)].map(([, key]) => key);
+  void listed;
+});
+
 test('links between documents lead somewhere', () => {
   for (const document of DOCUMENTS) {
     const text = readFileSync(join(ROOT, document), 'utf8');
@@ -152,6 +164,20 @@ function anchorsOf(file: string): string[] {
       .replace(/[^\p{L}\p{N} _-]/gu, '')
       .replaceAll(' ', '-'),
   );
+}
+
+/** What a reader has installed; gives the folder of its commands. */
+function install(cwd: string): string {
+  const modules = join(cwd, 'node_modules');
+  mkdirSync(join(modules, '.bin'), { recursive: true });
+  symlinkSync(join(ROOT, 'node_modules', 'openai'), join(modules, 'openai'));
+  // As npm installs it, with the sources in place of what they compile to.
+  mkdirSync(join(modules, 'tasklane'));
+  symlinkSync(join(ROOT, 'client'), join(modules, 'tasklane', 'client'));
+  const exports = { './client': './client/client.ts', './worker': './client/worker.ts' };
+  writeFileSync(join(modules, 'tasklane', 'package.json'), JSON.stringify({ name: 'tasklane', exports }));
+  symlinkSync(join(ROOT, 'client', 'tasklane.js'), join(modules, '.bin', 'tasklane'));
+  return join(modules, '.bin');
 }
 
 async function untilListening(port: number): Promise<void> {
