@@ -6,7 +6,7 @@ import { type Running, start } from './processes.ts';
 
 const PLACES = 32;
 const LATENCY_MS = 100;
-const SETTINGS: Concurrency[] = [8, 16, 32, 48, 64, 'auto'];
+const SETTINGS: Concurrency[] = [16, 32, 48, 'auto'];
 
 type Row = { work: string; rate?: number; ratio?: string };
 
