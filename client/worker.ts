@@ -57,6 +57,8 @@ export type Worker = ReturnType<typeof createWorker>;
 
 /** How often what a worker says of itself may change. */
 const SAY_MS = 5000;
+/** What `stop` gives a take to come back by itself. */
+const HANG_UP_MS = 300;
 /** What `stop` gives the server to take the last answers. */
 const ANSWERS_MS = 10_000;
 const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
@@ -91,6 +93,7 @@ export function createWorker(options: WorkerOptions) {
   const leases = createLeases(http, leaseSeconds, log);
   const changes = createChanges();
   const stopping = new AbortController();
+  const hangUp = new AbortController();
   const givenUp = new AbortController();
   const desk = { http, answers, progress, leases, log, givenUp: givenUp.signal };
 
@@ -111,9 +114,8 @@ export function createWorker(options: WorkerOptions) {
       void hand.over.then(() => hands.delete(hand));
       room.add(hand, `${task.queue}:${task.level}`);
     }
-    room.look();
-    // The reply of a take was under way when it stopped.
     if (stopping.signal.aborted) room.close();
+    else room.look();
   };
 
   // The server keeps what a worker says of itself, at the price of a write whenever it changes.
@@ -131,7 +133,7 @@ export function createWorker(options: WorkerOptions) {
   const run = () => {
     const what = { leaseSeconds, endpoint: options.endpoint, worker };
     loops = rooms.flatMap((room) => {
-      const on = { changes, take: takeInto(room), log, signal: stopping.signal };
+      const on = { changes, take: takeInto(room), log, signal: stopping.signal, hangUp: hangUp.signal };
       return room
         .takes(strategy)
         .map(({ room: places, ...take }) => takeFrom(http, { ...what, ...take }, { ...on, room: places }));
@@ -140,8 +142,11 @@ export function createWorker(options: WorkerOptions) {
 
   const stop = async (): Promise<void> => {
     stopping.abort();
-    await Promise.all(loops);
     for (const room of rooms) room.close();
+    // A reply that is on its way brings tasks, which go back one by one; a take that waits ends with its connection.
+    const late = setTimeout(() => hangUp.abort(), HANG_UP_MS);
+    await Promise.all(loops);
+    clearTimeout(late);
     const over = Promise.all([...hands].map((hand) => hand.over));
     await within(drainSeconds * 1000, over);
     // Nothing is wrong with a task whose worker is told to stop, so its attempt does not count.

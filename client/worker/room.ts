@@ -31,12 +31,14 @@ export function createRoom({ executor, lanes, reserve, prefetch, onChange }: Roo
   let waitingLive: Hand[] = [];
   let waitingOthers: Hand[] = [];
   let working = 0;
+  let closed = false;
 
-  const free = () => executor.remainingCapacity?.(queue) ?? 1;
+  /** Without a word of the executor, one task at a time. */
+  const free = () => executor.remainingCapacity?.(queue) ?? 1 - working;
   const kept = (room: number) => {
     if (live.length === 0) return 0;
     const all = working + room;
-    return Math.min(reserve ?? Math.max(1, Math.ceil(all / 10)), all - 1);
+    return Math.max(0, Math.min(reserve ?? Math.max(1, Math.ceil(all / 10)), all - 1));
   };
 
   const submit = (hand: Hand) => {
@@ -52,6 +54,7 @@ export function createRoom({ executor, lanes, reserve, prefetch, onChange }: Roo
 
   /** Begins what there is room for. */
   const look = () => {
+    if (closed) return;
     while (waitingLive.length > 0 && free() >= 1) submit(waitingLive.shift() as Hand);
     while (waitingOthers.length > 0 && free() - kept(free()) >= 1) submit(waitingOthers.shift() as Hand);
     onChange();
@@ -101,6 +104,7 @@ export function createRoom({ executor, lanes, reserve, prefetch, onChange }: Roo
     look,
     /** Begins nothing more, and gives back what has not begun. */
     close(): void {
+      closed = true;
       for (const hand of [...waitingLive, ...waitingOthers]) hand.giveBack();
     },
   };

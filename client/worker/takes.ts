@@ -26,12 +26,19 @@ export type Take = {
 
 /**
  * Takes from lanes, over and over, as many as there is room for; one take at a time. `take` gets the tasks in the order of the lanes, and by how many
- * milliseconds the server's clock is ahead of ours. Ends when the signal aborts.
+ * milliseconds the server's clock is ahead of ours. Takes nothing more when `signal` aborts, and ends when its take is back or `hangUp` aborts.
  */
 export async function takeFrom(
   http: Http,
   what: Take,
-  on: { room: () => number; changes: Changes; take(tasks: Task[], ahead: number): void; log: Log; signal: AbortSignal },
+  on: {
+    room: () => number;
+    changes: Changes;
+    take(tasks: Task[], ahead: number): void;
+    log: Log;
+    signal: AbortSignal;
+    hangUp: AbortSignal;
+  },
 ): Promise<void> {
   const { lanes, first = [], strategy, leaseSeconds, endpoint, worker } = what;
   const { signal } = on;
@@ -42,7 +49,7 @@ export async function takeFrom(
   const take = async (from: readonly string[], size: number, wait: number): Promise<number> => {
     const reply = await http.open('POST', '/v1/queue/take', {
       body: { queues: from, size, strategy, wait, lease_seconds: leaseSeconds, endpoint, worker: worker() },
-      signal,
+      signal: on.hangUp,
     });
     const taken = (await reply.json()) as Record<string, Task[]>;
     const date = Date.parse(reply.headers.get('date') ?? '');

@@ -9,8 +9,9 @@ import { createClient, type Put, type Task } from '../../client/client.ts';
 import {
   createWorker,
   type HandlerContext,
-  type Handlers,
   type TaskAborted,
+  type TaskExecutor,
+  type TaskWrapper,
   type WorkerOptions,
 } from '../../client/worker.ts';
 import { type Json, ownDatabase, startServer, until } from '../support/server.ts';
@@ -31,7 +32,7 @@ async function newQueue(settings = {}): Promise<string> {
 const put = (queue: string, more: Partial<Put> = {}): Put => ({ queue, endpoint: CHAT, data: {}, ...more });
 
 /** A started worker that is stopped when the test is over, and what it logged. */
-async function startWorker(t: TestContext, queue: string, options: Partial<WorkerOptions> & { handlers: Handlers }) {
+async function startWorker(t: TestContext, queue: string, options: Partial<WorkerOptions>) {
   const logged: string[] = [];
   const worker = createWorker({
     baseUrl: server.url,
@@ -260,6 +261,31 @@ describe('live tasks', { concurrency: true }, () => {
     await count(3);
     open[2]?.let();
   });
+});
+
+test('an executor gets no more tasks than it has capacity for, one at a time where it does not say', async (t) => {
+  const queue = await newQueue();
+  const begun: TaskWrapper[] = [];
+  let capacity = 0;
+  const executor: TaskExecutor = { submit: (task) => void begun.push(task), remainingCapacity: () => capacity };
+  await startWorker(t, queue, { executor });
+  await client.puts(Array.from({ length: 4 }, () => put(queue, { level: 1 })));
+  const full = await newQueue();
+  const single: TaskWrapper[] = [];
+  await startWorker(t, full, { executor: { submit: (task) => void single.push(task) } });
+  await client.puts([put(full), put(full)]);
+  await until(async () => single.length === 1);
+  assert.equal((await client.queues.stats(`${full}:0`)).waiting, 1);
+  assert.equal(single[0]?.getPayload(), single[0]?.task.data);
+  single[0]?.markComplete({ status_code: 200, body: null });
+  await until(async () => single.length === 2);
+  single[1]?.markRetryLater({ delay_seconds: 600 });
+  // All the while there was no room in the other one.
+  assert.deepEqual([begun.length, (await client.queues.stats(`${queue}:1`)).waiting], [0, 4]);
+  capacity = 1;
+  await until(async () => begun.length > 0);
+  capacity = 0;
+  for (const task of begun) task.markComplete({ status_code: 200, body: null });
 });
 
 describe('a worker that stops', { concurrency: true }, () => {
