@@ -2,10 +2,10 @@
 const FAILURES = 5;
 const FIRST_PAUSE_MS = 1000;
 
-export type BreakerState = 'closed' | 'open' | 'half-open';
+type BreakerState = 'closed' | 'open' | 'half-open';
 
 /** One call through a breaker, to be ended once. */
-export type Trial = {
+type Trial = {
   /** Whether it is the call that decides whether the breaker closes. */
   readonly isProbe: boolean;
   /** `unknown` says nothing of the server. */

@@ -4,7 +4,7 @@ import { messageOf, NotAnswered, notAnswered, parsed } from './reply.ts';
 import { send, textOf } from './request.ts';
 import { linesIn } from './stream.ts';
 
-export type PullProgress = { status: string; completed?: number; total?: number };
+type PullProgress = { status: string; completed?: number; total?: number };
 type Listener = (progress: PullProgress) => void;
 type Pull = { listeners: Set<Listener>; failure: Promise<string | undefined> };
 

@@ -39,7 +39,7 @@ export async function answerAsOpenAi(call: Call, model?: string): Promise<TaskAn
 }
 
 /** Under the base's path, which is `/v1` where it has none. */
-export function openAiUrl(base: URL, path: string): URL {
+function openAiUrl(base: URL, path: string): URL {
   const prefix = base.pathname.replace(/\/+$/, '') || '/v1';
   return at(base, prefix + path);
 }
@@ -48,7 +48,7 @@ export function openAiUrl(base: URL, path: string): URL {
 export const at = (base: URL, pathname: string): URL => Object.assign(new URL(base), { pathname });
 
 /** Whoever puts a task chooses its endpoint: it must not lead elsewhere. */
-export const isOpenAiEndpoint = (endpoint: string): boolean =>
+const isOpenAiEndpoint = (endpoint: string): boolean =>
   /^\/v1(\/[\w.-]+)+$/.test(endpoint) && !endpoint.includes('..');
 
 export function unknownEndpoint(endpoint: string): TaskAnswer {
