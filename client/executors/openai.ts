@@ -48,8 +48,7 @@ function openAiUrl(base: URL, path: string): URL {
 export const at = (base: URL, pathname: string): URL => Object.assign(new URL(base), { pathname });
 
 /** Whoever puts a task chooses its endpoint: it must not lead elsewhere. */
-const isOpenAiEndpoint = (endpoint: string): boolean =>
-  /^\/v1(\/[\w.-]+)+$/.test(endpoint) && !endpoint.includes('..');
+const isOpenAiEndpoint = (endpoint: string): boolean => /^\/v1(\/[\w.-]+)+$/.test(endpoint) && !endpoint.includes('..');
 
 export function unknownEndpoint(endpoint: string): TaskAnswer {
   const message = `This worker's model server has no endpoint ${endpoint}`;
