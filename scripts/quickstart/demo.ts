@@ -1,14 +1,14 @@
 import type OpenAI from 'openai';
+import type { Client } from '../../client/client.ts';
 import { contentOf, deltaOf } from './chat.ts';
 import { type Checks, clip } from './checks.ts';
 import type { Ask } from './input.ts';
 import { ENDPOINT, IN_TURN, LIVE_FIRST, levelOf, OLDEST_FIRST, ONE_AT_A_TIME, queueOf } from './lanes.ts';
 import type { Callback, startReceiver } from './receiver.ts';
 import { milliseconds, show } from './show.ts';
-import type { Tasklane } from './tasklane.ts';
 
 export type Demo = {
-  client: Tasklane;
+  client: Client;
   openai: OpenAI;
   receiver: Awaited<ReturnType<typeof startReceiver>>;
   checks: Checks;
@@ -21,7 +21,7 @@ export type Envelope = { status_code: number; request_id: string; body: unknown 
 const WIDTH = 96;
 const [LIVE] = LIVE_FIRST.lanes;
 
-const putTo = (lane: string, ask: Ask, more: object) => ({
+const putTo = (lane: string, ask: Ask, more: object = {}) => ({
   queue: queueOf(lane),
   level: levelOf(lane),
   endpoint: ENDPOINT,
@@ -32,7 +32,7 @@ const putTo = (lane: string, ask: Ask, more: object) => ({
 export async function askByCallback({ client, receiver, checks, signal }: Demo, ask: Ask): Promise<void> {
   const started = performance.now();
   const put = putTo(LIVE, ask, { callback_url: receiver.url });
-  const { data: id } = await client.call<{ data: string }>('POST', '/v1/queue/put', put, signal);
+  const id = await client.put(put, { signal });
   const taken = milliseconds(started);
   const callback = await receiver.callbackOf(id, signal);
   const ok = checkCallback(checks, ask, callback);
@@ -45,9 +45,9 @@ export async function askByCallback({ client, receiver, checks, signal }: Demo, 
 
 export async function askBlocking(demo: Demo, ask: Ask): Promise<void> {
   const started = performance.now();
-  const { ok, json } = await askOnce(demo, ask);
+  const { ok, body } = await askOnce(demo, ask);
   const took = milliseconds(started);
-  show.line('blocking', clip(`${ask.question} → ${contentOf(json) ?? JSON.stringify(json)}`, WIDTH));
+  show.line('blocking', clip(`${ask.question} → ${contentOf(body) ?? JSON.stringify(body)}`, WIDTH));
   show.line('', verdict(ok, `the reply to the put, after ${took}`));
 }
 
@@ -58,13 +58,13 @@ export async function askStreaming({ client, checks, signal }: Demo, ask: Ask): 
   let chunks = 0;
   let first = started;
   let end: Envelope | undefined;
-  for await (const event of client.stream(putTo(LIVE, ask, { response_mode: 'streaming' }), signal)) {
-    if (event.name === 'chunk') {
+  for await (const event of client.stream(putTo(LIVE, ask), { signal })) {
+    if (event.type === 'progress') {
       if (chunks++ === 0) first = performance.now();
       const piece = deltaOf(event.data);
       streamed += piece;
       show.more(piece.replace(/\s+/g, ' '));
-    } else end = event.data as Envelope;
+    } else end = event.result;
   }
   show.more('\n');
   const ok = checks.check(ask, end?.body, {
@@ -75,10 +75,9 @@ export async function askStreaming({ client, checks, signal }: Demo, ask: Ask): 
 
 /** A blocking put, checked. */
 export async function askOnce({ client, checks, signal }: Demo, ask: Ask) {
-  const put = putTo(LIVE, ask, { response_mode: 'blocking' });
-  const { status, headers, json } = await client.request('POST', '/v1/queue/put', put, signal);
-  const ok = checks.check(ask, json, { [`the status was ${status}`]: status === 200 });
-  return { ok, json, id: headers.get('x-task-id') ?? '' };
+  const { status_code: status, body, task_id: id } = await client.putAndWait(putTo(LIVE, ask), { signal });
+  const ok = checks.check(ask, body, { [`the status was ${status}`]: status === 200 });
+  return { ok, body, id };
 }
 
 /** fifo: the oldest task over all lanes. */
@@ -101,7 +100,7 @@ export async function askInTurn(demo: Demo, asks: readonly Ask[]): Promise<void>
   );
 }
 
-/** sequential: one after the other, although two takers ask. */
+/** sequential: one after the other, although there is room for two. */
 export async function askOneAtATime(demo: Demo, asks: readonly Ask[]): Promise<void> {
   const [lane] = ONE_AT_A_TIME.lanes;
   const about = 'one at a time in a queue, however many take';
@@ -137,7 +136,7 @@ async function showOrder(
 /** Puts callback tasks in one call, and checks their answers as they come. `numbers` tell in which order they were begun. */
 async function putAll({ client, receiver, checks, signal }: Demo, puts: readonly { lane: string; ask: Ask }[]) {
   const tasks = puts.map(({ lane, ask }) => putTo(lane, ask, { callback_url: receiver.url }));
-  const { data: ids } = await client.call<{ data: string[] }>('POST', '/v1/queue/puts', { tasks }, signal);
+  const ids = await client.puts(tasks, { signal });
   let right = 0;
   const numbers = await Promise.all(
     puts.map(async ({ ask }, index) => {

@@ -5,22 +5,20 @@ export const ENDPOINT = '/v1/chat/completions';
 export type Taking = {
   strategy: 'fifo' | 'round_robin' | 'active_passive' | 'sequential';
   lanes: readonly [string, ...string[]];
-  size: number;
-  /** Loops that take side by side. */
-  takers: number;
+  /** How many tasks at a time. */
+  concurrency: number;
 };
 
 /** Live questions first, and the lines of batches in what capacity they leave. */
 export const LIVE_FIRST: Taking = {
   strategy: 'active_passive',
   lanes: ['documents:0', 'documents:1'],
-  size: 10,
-  takers: 1,
+  concurrency: 10,
 };
-export const OLDEST_FIRST: Taking = { strategy: 'fifo', lanes: ['inbox-a:0', 'inbox-b:0'], size: 1, takers: 1 };
-export const IN_TURN: Taking = { strategy: 'round_robin', lanes: ['team-a:1', 'team-b:1'], size: 1, takers: 1 };
-/** Two takers, and yet one task at a time. */
-export const ONE_AT_A_TIME: Taking = { strategy: 'sequential', lanes: ['ledger:0'], size: 1, takers: 2 };
+export const OLDEST_FIRST: Taking = { strategy: 'fifo', lanes: ['inbox-a:0', 'inbox-b:0'], concurrency: 1 };
+export const IN_TURN: Taking = { strategy: 'round_robin', lanes: ['team-a:1', 'team-b:1'], concurrency: 1 };
+/** Room for two, and yet one task at a time. */
+export const ONE_AT_A_TIME: Taking = { strategy: 'sequential', lanes: ['ledger:0'], concurrency: 2 };
 
 export const TAKINGS = [LIVE_FIRST, OLDEST_FIRST, IN_TURN, ONE_AT_A_TIME];
 

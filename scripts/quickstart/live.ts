@@ -1,4 +1,4 @@
-import { askOnce, type Demo, type Envelope, numberOf } from './demo.ts';
+import { askOnce, type Demo, numberOf } from './demo.ts';
 import type { Ask } from './input.ts';
 
 /** Live questions at level 0, one after the other, until `stop`; each one once at least. */
@@ -27,9 +27,7 @@ export function startLive(demo: Demo, asks: readonly Ask[]) {
     async stop(): Promise<{ right: number; numbers: number[] }> {
       stopping = true;
       await asking;
-      const tasks = await Promise.all(
-        ids.map((id) => demo.client.call<{ result?: Envelope }>('GET', `/v1/queue/${id}`, undefined, demo.signal)),
-      );
+      const tasks = await Promise.all(ids.map((id) => demo.client.get(id, { signal: demo.signal })));
       return { right, numbers: tasks.map((task) => numberOf(task.result)) };
     },
   };

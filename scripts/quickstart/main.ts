@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import OpenAI from 'openai';
+import { type Client, createClient, type Role } from '../../client/client.ts';
 import { runBatch } from './batch.ts';
 import { createChecks } from './checks.ts';
 import {
@@ -20,7 +21,6 @@ import { Plain, startServer, startWorker } from './processes.ts';
 import { QUESTIONS } from './reader.ts';
 import { startReceiver } from './receiver.ts';
 import { milliseconds, show } from './show.ts';
-import { connect, type Tasklane } from './tasklane.ts';
 
 const USAGE = `sh scripts/quickstart.sh [--exit] [--lines N]
 
@@ -58,12 +58,12 @@ async function main(): Promise<number> {
   interrupted.signal.throwIfAborted();
   show.line('server', `${server.url}, its Postgres in ${dataDir}, ready after ${milliseconds(started)}`);
   const adminKey = TASKLANE_ADMIN_KEY || readFileSync(resolve(ROOT, dataDir, 'admin.key'), 'utf8').trim();
-  const admin = connect(server.url, adminKey);
+  const admin = createClient({ baseUrl: server.url, apiKey: adminKey });
   const clientKey = await makeKey(admin, 'client');
-  const client = connect(server.url, clientKey);
+  const client = createClient({ baseUrl: server.url, apiKey: clientKey });
   const openai = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: clientKey });
   const workerKey = await makeKey(admin, 'worker');
-  for (const queue of QUEUES) await admin.call('POST', '/v1/queue/register', { queue, endpoint: ENDPOINT });
+  for (const queue of QUEUES) await admin.queues.register(queue, ENDPOINT);
   show.line('queues', `${QUEUES.join(', ')}; for ${ENDPOINT}`);
   await cancelLeftovers(client, openai);
 
@@ -78,7 +78,7 @@ async function main(): Promise<number> {
     `${asks.length} questions about ${sections} sections of the ${documents} documents of this project`,
   );
 
-  const secret = await client.call<{ signing_secret: string }>('POST', '/v1/callback_secret');
+  const secret = await client.request<{ signing_secret: string }>('POST', '/v1/callback_secret');
   const receiver = await startReceiver(secret.signing_secret);
   stops.unshift(receiver.close);
   const checks = createChecks({ realModel });
@@ -168,22 +168,22 @@ function readOptions(): { exit: boolean; lines: number } {
 }
 
 /** A key for this run alone. */
-async function makeKey(admin: Tasklane, role: string): Promise<string> {
-  const key = { role, tenant: TENANT, name: 'quickstart' };
-  const made = await admin.call<{ id: string; key: string }>('POST', '/v1/keys', key);
+async function makeKey(admin: Client, role: Role): Promise<string> {
+  const made = await admin.keys.create({ role, tenant: TENANT, name: 'quickstart' });
   // Right before the server stops, so after the worker has.
-  stops.splice(stops.length - 1, 0, () => admin.call<void>('DELETE', `/v1/keys/${made.id}`).catch(() => undefined));
+  stops.splice(stops.length - 1, 0, () => admin.keys.revoke(made.id).catch(() => undefined));
   return made.key;
 }
 
 /** What an interrupted run left behind would stand in this one's way. */
-async function cancelLeftovers(client: Tasklane, openai: OpenAI): Promise<void> {
+async function cancelLeftovers(client: Client, openai: OpenAI): Promise<void> {
   for await (const { id, status } of openai.batches.list()) {
     if (['validating', 'in_progress'].includes(status)) await openai.batches.cancel(id);
   }
-  for (const status of ['waiting', 'running']) {
-    const { data } = await client.call<{ data: { task_id: string }[] }>('GET', `/v1/tasks?status=${status}&limit=1000`);
-    await Promise.all(data.map(({ task_id }) => client.request('POST', `/v1/queue/${task_id}/cancel`)));
+  for (const status of ['waiting', 'running'] as const) {
+    for await (const { task_id } of client.list({ status, limit: 1000 })) {
+      await client.cancel(task_id).catch(() => undefined);
+    }
   }
 }
 

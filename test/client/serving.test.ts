@@ -43,7 +43,7 @@ test('every task is answered once and rightly by a model server that fails, refu
   mock.setChaos({ dropRate: 0.07, malformedRate: 0.07, disconnectRate: 0.07, rateLimitRate: 0.07 });
   t.after(() => mock.setChaos({}));
   await serve(t, 'chance', { executor: createExecutor('openai', { upstreams: [{ url: mock.url }] }) });
-  const ids = await client.puts(Array.from({ length: 200 }, (_, n) => ask('chance', `task ${n}`, n % 2)));
+  const ids = await client.puts(Array.from({ length: 120 }, (_, n) => ask('chance', `task ${n}`, n % 2)));
   await until(async () =>
     (await client.stats()).every(
       ({ queue, waiting, deferred, running }) => queue !== 'chance' || waiting + deferred + running === 0,

@@ -395,34 +395,21 @@ describe('a worker that starts', { concurrency: true }, () => {
   });
 });
 
-test('an answer outlasts the server: what was worked out while it was down is accepted when it is back', async (t) => {
+test('what a worker does outlasts the server: answers are accepted when it is back, and streams have every event once', async (t) => {
   const { start } = await ownDatabase(t);
   const first = await start();
-  const port = new URL(first.url).port;
-  const { open, handler, count } = gate();
   const mine = createClient({ baseUrl: first.url, apiKey: first.adminKey });
-  await mine.queues.register('q', CHAT);
-  await startWorker(t, 'q', { baseUrl: first.url, concurrency: 3, handlers: { '*': handler } });
-  const ids = await mine.puts([0, 1, 2].map((n) => put('q', { data: { n } })));
-  await count(3);
-  await first.kill();
-  for (const one of open) one.let({ n: one.task.data.n });
-  await start({ env: { PORT: port } });
-  for (const [n, id] of ids.entries()) {
-    const { status, result, attempt } = await mine.wait(id);
-    assert.deepEqual([status, result?.body, attempt], ['succeeded', { n }, 1]);
-  }
-});
+  const at = { baseUrl: first.url };
+  for (const queue of ['answers', 'auto', 'http']) await mine.queues.register(queue, CHAT);
 
-for (const transport of ['auto', 'http'] as const) {
-  test(`a stream outlasts the server: its reader gets every event once and in order (${transport})`, async (t) => {
-    const { start } = await ownDatabase(t);
-    const first = await start();
-    const mine = createClient({ baseUrl: first.url, apiKey: first.adminKey });
-    await mine.queues.register('q', CHAT);
-    const all = Array.from({ length: 300 }, (_, n) => n);
-    await startWorker(t, 'q', {
-      baseUrl: first.url,
+  const { open, handler, count } = gate();
+  await startWorker(t, 'answers', { ...at, concurrency: 3, handlers: { '*': handler } });
+  const ids = await mine.puts([0, 1, 2].map((n) => put('answers', { data: { n } })));
+  await count(3);
+  const all = Array.from({ length: 300 }, (_, n) => n);
+  const streams = (['auto', 'http'] as const).map(async (transport) => {
+    await startWorker(t, transport, {
+      ...at,
       transport,
       handlers: {
         async *'*'() {
@@ -434,15 +421,31 @@ for (const transport of ['auto', 'http'] as const) {
       },
     });
     const seen: unknown[] = [];
-    let restarted: Promise<unknown> | undefined;
-    for await (const event of mine.stream(put('q'))) {
+    for await (const event of mine.stream(put(transport))) {
       if (event.type === 'progress') seen.push(event.data);
-      if (seen.length === 50) restarted ??= first.kill().then(() => start({ env: { PORT: new URL(first.url).port } }));
+      if (seen.length === 50) halfway();
     }
-    await restarted;
-    assert.deepEqual(seen, all);
+    return seen;
   });
-}
+  let waiting = streams.length;
+  let allHalfway: () => void = () => undefined;
+  const midstream = new Promise<void>((resolve) => {
+    allHalfway = resolve;
+  });
+  const halfway = () => {
+    if (--waiting === 0) allHalfway();
+  };
+  await midstream;
+  await first.kill();
+  for (const one of open) one.let({ n: one.task.data.n });
+  await start({ env: { PORT: new URL(first.url).port } });
+
+  for (const [n, id] of ids.entries()) {
+    const { status, result, attempt } = await mine.wait(id);
+    assert.deepEqual([status, result?.body, attempt], ['succeeded', { n }, 1]);
+  }
+  for (const stream of streams) assert.deepEqual(await stream, all);
+});
 
 describe('the process of a worker', { concurrency: true }, () => {
   async function spawnWorker(t: TestContext, queue: string): Promise<ChildProcess> {
