@@ -236,7 +236,7 @@ test('a server killed under keyed puts leaves no key without its task, and no se
   const { start } = await ownDatabase(t);
   const first = await start();
   await talk(first).register('q');
-  const keys = Array.from({ length: 1500 }, (_, n) => `key ${n}`);
+  const keys = Array.from({ length: 600 }, (_, n) => `key ${n}`);
   const acknowledged = new Map<string, string>();
   const left = [...keys];
   const putters = Array.from({ length: 32 }, async () => {
