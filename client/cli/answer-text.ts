@@ -15,7 +15,9 @@ export function answerText(body: unknown): string {
     text(response) ??
     outputText(output) ??
     text(fields(error).message) ??
-    JSON.stringify(embeddings(body) ?? body)
+    // An answer may have no body at all.
+    JSON.stringify(embeddings(body) ?? body) ??
+    ''
   );
 }
 

@@ -56,6 +56,7 @@ export function failureOf(error: unknown): Failure {
 function ofStatus(status: number): [exitCode: number, hint?: string] {
   switch (status) {
     case 400:
+    case 413:
       return [EXIT.usage];
     case 401:
       return [EXIT.failed, 'set TASKLANE_API_KEY, or api_key in tasklane.yaml, to a key of this server'];

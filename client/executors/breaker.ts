@@ -1,4 +1,4 @@
-/** In a row. */
+/** Different tasks in a row: one that fails wherever it goes must not close a server to others. */
 const FAILURES = 5;
 const FIRST_PAUSE_MS = 1000;
 
@@ -16,7 +16,7 @@ export type Breaker = {
   readonly state: BreakerState;
   /** Whether a call may be made. */
   readonly admits: boolean;
-  begin(): Trial;
+  begin(taskId: string): Trial;
   /** Without waiting for failures. */
   open(why: string): void;
   stop(): void;
@@ -25,7 +25,7 @@ export type Breaker = {
 export type BreakerOptions = {
   /** Whether the server answers again; rejects when it does not. Without it, time alone lets a call through. */
   look: (() => Promise<void>) | undefined;
-  /** Between looks: 1 second at first, doubled up to this. */
+  /** Between looks: 1 second at first, doubled up to this while they fail. */
   longestPauseMs: number;
   onState(state: BreakerState, why: string): void;
 };
@@ -38,26 +38,31 @@ export function createBreaker({ look, longestPauseMs, onState }: BreakerOptions)
   let state: BreakerState = 'closed';
   /** Calls that began before a change of state say nothing of what is now. */
   let epoch = 0;
-  let failures = 0;
+  const failures = new Set<string>();
   let probing = false;
   let pauseMs = 0;
+  let lookFailed = false;
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
 
   const become = (next: BreakerState, why: string) => {
     state = next;
     epoch++;
-    failures = 0;
+    failures.clear();
     probing = false;
     onState(next, why);
   };
   const lookLater = () => {
-    pauseMs = Math.min(pauseMs === 0 ? FIRST_PAUSE_MS : pauseMs * 2, longestPauseMs);
+    // A server that answers looks and no calls is called once a second: what fails there may be the tasks, and the next one may not.
+    const slower = look === undefined || lookFailed;
+    pauseMs = Math.min(pauseMs === 0 || !slower ? FIRST_PAUSE_MS : pauseMs * 2, longestPauseMs);
     timer = setTimeout(async () => {
       try {
         await look?.();
+        lookFailed = false;
         if (!stopped) become('half-open', 'it answers');
       } catch {
+        lookFailed = true;
         if (!stopped) lookLater();
       }
     }, pauseMs);
@@ -77,7 +82,7 @@ export function createBreaker({ look, longestPauseMs, onState }: BreakerOptions)
       return state === 'closed' || (state === 'half-open' && !probing);
     },
     open,
-    begin() {
+    begin(taskId) {
       const began = epoch;
       const isProbe = state === 'half-open';
       if (isProbe) probing = true;
@@ -86,10 +91,11 @@ export function createBreaker({ look, longestPauseMs, onState }: BreakerOptions)
         end(went) {
           if (began !== epoch) return;
           if (isProbe) probing = false;
-          if (went === 'badly' && (isProbe || ++failures >= FAILURES)) {
-            open(isProbe ? 'the first call failed' : `${FAILURES} calls in a row failed`);
+          if (went === 'badly') failures.add(taskId);
+          if (went === 'badly' && (isProbe || failures.size >= FAILURES)) {
+            open(isProbe ? 'the first call failed' : `${FAILURES} tasks in a row failed`);
           } else if (went === 'well') {
-            failures = 0;
+            failures.clear();
             pauseMs = 0;
             if (isProbe) become('closed', 'a call went well');
           }

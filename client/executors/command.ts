@@ -4,7 +4,7 @@ import { availableParallelism } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { JsonText, type TaskExecutor, type TaskWrapper } from '../worker/executor.ts';
 import { type Concurrency, createLimit, type Outcome } from '../worker/limit.ts';
-import { checkNames } from './options.ts';
+import { checkNames, checkSeconds } from './options.ts';
 
 export type CommandOptions = {
   /** Must be true: a worker that runs commands has to be meant to. */
@@ -13,6 +13,8 @@ export type CommandOptions = {
   command: readonly string[];
   /** How many at once; as many as there are cores by default. */
   concurrency?: Concurrency | undefined;
+  /** Until it is ended, and its task tried again; 600 by default. */
+  timeoutSeconds?: number | undefined;
 };
 
 /** EX_TEMPFAIL of sysexits.h. */
@@ -30,22 +32,26 @@ const { TASKLANE_API_KEY: _, ...ENVIRONMENT } = process.env;
  * prints for a streaming task is shown line by line.
  */
 export function commandExecutor(options: CommandOptions): TaskExecutor {
-  checkNames(options, ['enabled', 'command', 'concurrency'], 'command');
+  checkNames(options, ['enabled', 'command', 'concurrency', 'timeoutSeconds'], 'command');
   const { command } = options;
   const [program, ...args] = command ?? [];
   if (options.enabled !== true) throw new TypeError('the executor command is off: set enabled to true');
   if (program === undefined) throw new TypeError('command: name the program to run');
+  const timeoutSeconds = checkSeconds(options.timeoutSeconds ?? 600, 'timeoutSeconds');
   const limit = createLimit(options.concurrency ?? availableParallelism());
   const running = new Set<Promise<void>>();
 
   const work = async (task: TaskWrapper): Promise<Outcome> => {
-    const { stdout, stderr, code, killedBy, isTooLong } = await run(program, args, task);
+    const { stdout, stderr, code, killedBy, isTooLong, isLate } = await run(program, args, task, timeoutSeconds);
     if (task.signal.aborted) return 'ignored';
     const failed = (message: string) =>
       task.markComplete({ status_code: 500, body: { error: { message, exit_code: code } } });
     if (isTooLong) failed(`the command printed more than ${MAX_OUTPUT / 1e6} MB`);
     else if (code === 0) task.markComplete({ status_code: 200, body: jsonOr(stdout, (text) => ({ text })) });
-    else if (code === TRY_LATER) {
+    else if (isLate) {
+      task.markRetryLater({ reason: `the command did not end within ${timeoutSeconds} seconds` });
+      return 'failed';
+    } else if (code === TRY_LATER) {
       task.markRetryLater({ reason: stderr || 'the command says to try again later' });
       return 'failed';
     } else if (code === null) {
@@ -80,10 +86,11 @@ type Ended = {
   code: number | null;
   killedBy: NodeJS.Signals | null;
   isTooLong: boolean;
+  isLate: boolean;
 };
 
 /** Rejects when it can't be run. */
-function run(program: string, args: string[], wrapper: TaskWrapper): Promise<Ended> {
+function run(program: string, args: string[], wrapper: TaskWrapper, timeoutSeconds: number): Promise<Ended> {
   const { task, signal } = wrapper;
   return new Promise((resolve, reject) => {
     // In a process group of its own, so that what it starts can be ended with it.
@@ -102,11 +109,16 @@ function run(program: string, args: string[], wrapper: TaskWrapper): Promise<End
     let stderr = '';
     let line = '';
     let isTooLong = false;
+    let isLate = false;
     let killing: NodeJS.Timeout | undefined;
     const kill = () => {
       killing ??= setTimeout(() => killGroup(child, 'SIGKILL'), KILL_AFTER_MS);
       killGroup(child, 'SIGTERM');
     };
+    const late = setTimeout(() => {
+      isLate = true;
+      kill();
+    }, timeoutSeconds * 1000);
     const show = (text: string) => {
       if (text.trim() !== '')
         wrapper.emitProgress(
@@ -137,6 +149,7 @@ function run(program: string, args: string[], wrapper: TaskWrapper): Promise<End
 
     const over = () => {
       clearTimeout(killing);
+      clearTimeout(late);
       signal.removeEventListener('abort', kill);
     };
     signal.addEventListener('abort', kill);
@@ -148,7 +161,7 @@ function run(program: string, args: string[], wrapper: TaskWrapper): Promise<End
     child.on('close', (code, killedBy) => {
       over();
       if (task.response_mode === 'streaming' && !isTooLong && !signal.aborted) show(line);
-      resolve({ stdout, stderr: stderr.trim(), code, killedBy, isTooLong });
+      resolve({ stdout, stderr: stderr.trim(), code, killedBy, isTooLong, isLate });
     });
   });
 }

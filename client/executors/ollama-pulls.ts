@@ -33,7 +33,7 @@ export function createPulls(log: Log) {
         const record = parsed(data);
         const status = reply.statusCode as number;
         const error = messageOf(record);
-        if (status >= 300) throw notAnswered(status, reply.headers, data) ?? new PullError(error ?? data);
+        if (status >= 300) throw pullRefused(status, reply.headers, data) ?? new PullError(error ?? data);
         if (error !== undefined) throw new PullError(error);
         const progress = record as PullProgress;
         last = progress.status;
@@ -83,6 +83,12 @@ export function createPulls(log: Log) {
     },
     stop: () => stopping.abort(),
   };
+}
+
+/** A pull that fails says nothing of the server: it may be a model that nobody has. */
+function pullRefused(...reply: Parameters<typeof notAnswered>): NotAnswered | undefined {
+  const { outcome, message, retryAfter } = notAnswered(...reply) ?? {};
+  return outcome && new NotAnswered(outcome, `the pull: ${message}`, { retryAfter });
 }
 
 /** Ollama's own words. */

@@ -1,4 +1,3 @@
-import type { IncomingHttpHeaders } from 'node:http';
 import { retryAfterOf } from '../errors.ts';
 import { JsonText, type TaskAnswer } from '../worker/executor.ts';
 
@@ -6,10 +5,13 @@ const LONGEST_RETRY_AFTER_SECONDS = 3600;
 const LONGEST_MESSAGE = 2000;
 const LONGEST_REQUEST_ID = 256;
 
+/** In lower case; those that may come more than once as lists. Node's own type would ask for Node's types of whoever uses the package. */
+type ReplyHeaders = Readonly<Record<string, string | string[] | undefined>>;
+
 /** A model server's reply whose status makes it an answer. */
 export type Reply = {
   readonly status: number;
-  readonly headers: IncomingHttpHeaders;
+  readonly headers: ReplyHeaders;
   /** The parts of its text as they come; throws when it breaks off. To be read once. */
   readonly parts: AsyncIterable<string>;
 };
@@ -19,18 +21,18 @@ export class NotAnswered extends Error {
   readonly outcome: 'refused' | 'failed';
   /** Seconds, as the server asked for. */
   readonly retryAfter: number | undefined;
-  /** There was not even a connection. */
-  readonly unreachable: boolean;
+  /** It says that the server may be away: there was no connection, or it broke, or the reply was a 5xx. */
+  readonly isOfServer: boolean;
 
   constructor(
     outcome: 'refused' | 'failed',
     message: string,
-    more: { retryAfter?: number | undefined; unreachable?: boolean } = {},
+    more: { retryAfter?: number | undefined; isOfServer?: boolean } = {},
   ) {
     super(message);
     this.outcome = outcome;
     this.retryAfter = more.retryAfter;
-    this.unreachable = more.unreachable ?? false;
+    this.isOfServer = more.isOfServer ?? false;
   }
 }
 
@@ -41,15 +43,17 @@ export function outcomeOf(status: number): 'refused' | 'failed' | undefined {
 }
 
 /** The error of a reply that is no answer. */
-export function notAnswered(status: number, headers: IncomingHttpHeaders, text: string): NotAnswered | undefined {
+export function notAnswered(status: number, headers: ReplyHeaders, text: string): NotAnswered | undefined {
   const outcome = outcomeOf(status);
   if (outcome === undefined) return undefined;
   const asked = headers['retry-after'];
-  const retryAfter = asked === undefined ? undefined : retryAfterOf(new Headers({ 'retry-after': asked }));
+  const retryAfter = typeof asked === 'string' ? retryAfterOf(new Headers({ 'retry-after': asked })) : undefined;
   return new NotAnswered(
     outcome,
     `the model server answered ${status}: ${messageOf(parsed(text)) ?? shortened(text)}`,
     {
+      // That there is too much to do is the limit's business.
+      isOfServer: outcome === 'failed',
       retryAfter: retryAfter === undefined ? undefined : Math.min(retryAfter, LONGEST_RETRY_AFTER_SECONDS),
     },
   );

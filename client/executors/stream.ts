@@ -10,7 +10,7 @@ export type StreamRecord = { name: string | undefined; data: string };
 
 /** Whether a reply is a stream of records rather than one answer. */
 export function isStream({ status, headers }: Reply, type: string): boolean {
-  return status < 300 && headers['content-type']?.startsWith(type) === true;
+  return status < 300 && String(headers['content-type']).startsWith(type);
 }
 
 /** The records of server-sent events. */

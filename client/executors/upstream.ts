@@ -75,7 +75,7 @@ export function createUpstream(
   let refusals = 0;
 
   const call = async (task: TaskWrapper): Promise<Ended> => {
-    const trial = breaker.begin();
+    const trial = breaker.begin(task.task.task_id);
     let end = limit.begin();
     let passedOn = false;
     let late = false;
@@ -134,9 +134,11 @@ export function createUpstream(
         ended('ignored', 'unknown');
         return undefined;
       }
-      const error = late ? new NotAnswered('failed', `no answer within ${timeoutSeconds} seconds`) : faultOf(thrown);
+      const error = late
+        ? new NotAnswered('failed', `no answer within ${timeoutSeconds} seconds`, { isOfServer: true })
+        : faultOf(thrown);
       // That there is too much to do is the limit's business.
-      ended(error.outcome, error.outcome === 'failed' || error.unreachable ? 'badly' : 'unknown');
+      ended(error.outcome, error.isOfServer ? 'badly' : 'unknown');
       return { error, passedOn, isProbe: trial.isProbe };
     } finally {
       clearTimeout(timer);
@@ -191,8 +193,8 @@ function faultOf(error: unknown): NotAnswered {
   if (error instanceof NotAnswered) return error;
   const reason = reasonOf(error as NodeJS.ErrnoException);
   if (error instanceof Unreachable)
-    return new NotAnswered('refused', `no connection to the model server: ${reason}`, { unreachable: true });
-  return new NotAnswered('failed', `the connection to the model server broke: ${reason}`);
+    return new NotAnswered('refused', `no connection to the model server: ${reason}`, { isOfServer: true });
+  return new NotAnswered('failed', `the connection to the model server broke: ${reason}`, { isOfServer: true });
 }
 
 function urlOf(text: string): URL {

@@ -52,7 +52,7 @@ export function handlersExecutor(handlers: Handlers, concurrency: Concurrency): 
       if (handler === undefined) throw new Error(`there is no handler for ${task.task.endpoint}`);
       const given = await handler(task.task, contextOf(task));
       const body = isAsyncIterable(given) ? await collect(given, task) : given;
-      task.markComplete(body instanceof HandlerAnswer ? body.answer : { status_code: 200, body });
+      complete(task, body instanceof HandlerAnswer ? body.answer : { status_code: 200, body });
       return 'done';
     } catch (error) {
       if (task.signal.aborted) return 'ignored';
@@ -72,6 +72,16 @@ export function handlersExecutor(handlers: Handlers, concurrency: Concurrency): 
     },
     remainingCapacity: () => Math.max(limit.limit - limit.inFlight, 0),
   };
+}
+
+/** An answer that can't be written would be the same the next time. */
+function complete(task: TaskWrapper, answer: TaskAnswer): void {
+  try {
+    task.markComplete(answer);
+  } catch (error) {
+    const message = `the handler's answer is none: ${(error as Error).message.split('\n')[0]}`;
+    task.markComplete({ status_code: 500, body: { error: { message } } });
+  }
 }
 
 function contextOf(task: TaskWrapper): HandlerContext {

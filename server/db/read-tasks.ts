@@ -29,19 +29,23 @@ export type TaskStatus = {
   result: string | null;
 };
 
-/** Tasks with their state and payloads, in the order of the ids, as many as fit into 32 MiB and one at least; unknown ids are absent. */
+/**
+ * Tasks with their state and payloads, in the order of the ids, as many as fit into 32 MiB and one at least; unknown ids are absent.
+ * By laterals of one row, each found by its id: joined, a page of large tasks was at times read by scans of all tasks.
+ */
 export function readTasks(db: Database, ids: readonly string[]) {
   return db.query<TaskStatus>(sql.unsafe`
-    with sized as (
-      select i.id, row_number() over (order by i.place) as nth,
-             sum(octet_length(t.data::text) + coalesce(octet_length(r.body::text), 0)) over (order by i.place) as bytes
+    with sized as materialized (
+      select i.id, row_number() over (order by i.place) as nth, sum(t.bytes + coalesce(r.bytes, 0)) over (order by i.place) as bytes
       from unnest(${sql.array([...ids], 'int8')}) with ordinality as i(id, place)
-      join tasklane.task t on t.id = i.id left join tasklane.result r on r.id = i.id
+      cross join lateral (select octet_length(t.data::text) as bytes from tasklane.task t where t.id = i.id limit 1) t
+      left join lateral (select octet_length(r.body::text) as bytes from tasklane.result r where r.id = i.id limit 1) r on true
     )
-    select id, task_id, queue, level, status, attempt, response_mode, endpoint, ak, tenant_id, instance, trace_id, batch_id, custom_id,
+    select s.id, task_id, queue, level, status, attempt, response_mode, endpoint, ak, tenant_id, instance, trace_id, batch_id, custom_id,
            callback_url, created_at, expires_at, taken_at, completed_at, priority, metadata::text, run_at,
            data::text, result::text
-    from sized join tasklane.task_status using (id) where nth = 1 or bytes <= 32 * 1024 * 1024 order by nth`);
+    from sized z cross join lateral (select * from tasklane.task_status s where s.id = z.id limit 1) s
+    where z.nth = 1 or z.bytes <= 32 * 1024 * 1024 order by z.nth`);
 }
 
 export type Attempt = {

@@ -164,8 +164,8 @@ const CONSUMERS = {
     source: CLIENT + WORKER,
     options: { module: 'nodenext', lib: ['es2023'], types: ['node'] },
   },
-  'the client under bundler without the types of Node, as for a browser': {
-    source: CLIENT,
+  'both under bundler without the types of Node, as for a browser': {
+    source: CLIENT + WORKER,
     options: { module: 'preserve', moduleResolution: 'bundler', lib: ['es2022', 'dom'], types: [] },
   },
 };

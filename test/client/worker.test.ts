@@ -173,9 +173,15 @@ describe('a handler', { concurrency: true }, () => {
     assert.match(logged.join('\n'), /can't take the answer/);
     const circle: { self?: unknown } = {};
     circle.self = circle;
-    const once = await newQueue({ max_attempts: 1 });
-    await startWorker(t, once, { handlers: { '*': () => circle } });
-    await assert.rejects(client.putAndWait(put(once)), { status: 'dead' });
+    const none = await newQueue();
+    await startWorker(t, none, {
+      handlers: { '*': (task: Task<{ n: number }>, context) => (task.data.n ? circle : context.answer(700, {})) },
+    });
+    for (const [n, why] of [/status_code: 700/, /circular/i].entries()) {
+      const { status_code, body } = await client.putAndWait<{ error: { message: string } }>(put(none, { data: { n } }));
+      assert.equal(status_code, 500);
+      assert.match(body.error.message, why);
+    }
   });
 });
 

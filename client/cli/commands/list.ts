@@ -53,7 +53,9 @@ async function list({ client, out, signal }: Context, options: Options): Promise
   await out.either({ data: tasks, has_more: more }, async () => {
     if (tasks.length === 0) return out.print('No tasks found');
     await showTasks(out, tasks);
-    out.print(`\nTotal: ${tasks.length} tasks${more ? ', and there are more (--limit, --offset)' : ''}`);
+    out.print(
+      `\nTotal: ${tasks.length} task${tasks.length === 1 ? '' : 's'}${more ? ', and there are more (--limit, --offset)' : ''}`,
+    );
   });
 }
 

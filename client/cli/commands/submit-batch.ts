@@ -1,5 +1,5 @@
 import { createReadStream, createWriteStream, openAsBlob } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { open as openFile, stat } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { blob } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
@@ -55,6 +55,9 @@ async function submitBatch(context: Context, options: Options): Promise<void> {
   }
   const { client, out, signal, config } = context;
   const input = await open(options.file);
+  if (input.size === 0) throw usage(`${options.file}: is empty`);
+  // Found out now, and not when all lines have run.
+  for (const path of [options.output, options.errors]) if (path !== undefined && path !== '-') await mayWrite(path);
   const items = await itemsOf(input);
   if (items) return submitItems(context, items, options);
   const queue = options.queue ?? config.submit?.queue;
@@ -134,6 +137,15 @@ export async function downloadBatch(
       await pipeline(source, createWriteStream(path)).catch((error) =>
         Promise.reject(usage(`${path}: ${error.message}`)),
       );
+  }
+}
+
+/** Throws Failure where nothing can be written; a file that is there stays as it is. */
+async function mayWrite(path: string): Promise<void> {
+  try {
+    await (await openFile(path, 'a')).close();
+  } catch (error) {
+    throw usage(`${path}: ${(error as Error).message}`);
   }
 }
 

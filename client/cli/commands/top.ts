@@ -59,7 +59,8 @@ async function top(context: Context, { once, interval }: Options): Promise<void>
   };
   const raw = process.stdin.isTTY;
   if (raw) process.stdin.setRawMode(true).on('data', onKey).resume();
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, leave);
+  // Not once: restoring the cursor ends the process where nobody listens to the signal any more.
+  for (const signal of SIGNALS) process.on(signal, leave);
   try {
     for (let before: Look | undefined, now = first; !leaving.signal.aborted; ) {
       const height = (process.stdout.rows ?? 24) - 1;
@@ -72,10 +73,12 @@ async function top(context: Context, { once, interval }: Options): Promise<void>
     }
   } finally {
     screen.done();
+    for (const signal of SIGNALS) process.off(signal, leave);
     if (raw) process.stdin.setRawMode(false).off('data', onKey).pause();
   }
 }
 
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const LANES: readonly Column[] = [
   { head: 'LANE', cut: true },
   { head: 'WAITING', right: true },

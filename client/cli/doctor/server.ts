@@ -50,7 +50,11 @@ async function versions(client: Client, version: string): Promise<Check> {
     .catch(() => ({ info: undefined }));
   const theirs = info?.version;
   if (theirs === undefined)
-    return warning('version', 'the server does not say its own', `is ${client.baseUrl} a Tasklane?`);
+    return problem(
+      'version',
+      `${client.baseUrl} does not describe itself`,
+      'it is no Tasklane: name one by --url or TASKLANE_URL',
+    );
   if (theirs === version) return ok('version', `client and server ${version}`);
   return warning('version', `client ${version}, server ${theirs}`, 'use the same version of both');
 }

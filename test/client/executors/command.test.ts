@@ -18,6 +18,12 @@ const until = async (is: () => boolean) => {
 };
 
 describe('a command', { concurrency: true }, () => {
+  test('that does not end in time is ended, and its task tried again', async () => {
+    const executor = commandExecutor({ enabled: true, command: ['sleep', '60'], timeoutSeconds: 0.1 });
+    assert.deepEqual((await work(executor)).later, { reason: 'the command did not end within 0.1 seconds' });
+    await executor.close?.();
+  });
+
   test('is off unless it is enabled', () => {
     // biome-ignore lint/suspicious/noExplicitAny: what TypeScript would refuse
     const make = (options: any) => () => commandExecutor(options);

@@ -21,13 +21,15 @@ export type Recorded = TaskWrapper & {
   cancel(): void;
 };
 
+let tasks = 0;
+
 /** A task in the hands of nobody, which records what is done with it. */
 export function recorded(fields: Partial<Task> = {}): Recorded {
   const controller = new AbortController();
   const events: [string, string][] = [];
   const outcome: Outcome = {};
   let heard = Promise.withResolvers<void>();
-  const task = { ...TASK, ...fields } as Task;
+  const task = { ...TASK, task_id: `TASK-${++tasks}`, ...fields } as Task;
   const isOver = () => 'answer' in outcome || 'later' in outcome;
   return {
     task,

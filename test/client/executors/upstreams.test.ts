@@ -272,7 +272,7 @@ describe('several upstreams', { concurrency: true }, () => {
 });
 
 describe('the breaker', { concurrency: true }, () => {
-  test('opens after 5 failures in a row, lets one task through when the server answers a look, and closes when that went well', async () => {
+  test('opens after 5 tasks in a row failed, lets one task through when the server answers a look, and closes when that went well', async () => {
     let isUp = false;
     const held: (() => void)[] = [];
     await using server = await listen(({ url }, res) => {
@@ -309,9 +309,20 @@ describe('the breaker', { concurrency: true }, () => {
     assert.equal(executor.remainingCapacity?.('chat'), 10);
     const { host } = new URL(server.url);
     assert.deepEqual(lines, [
-      `${host} is not used for now: 5 calls in a row failed`,
+      `${host} is not used for now: 5 tasks in a row failed`,
       `${host} is used again: a call went well`,
     ]);
+    await executor.close?.();
+  });
+
+  test('stays closed for a task that fails wherever it goes, and for answers that are none', async () => {
+    await using server = await listen(({ url }, res, count) =>
+      url === '/v1/models' ? json(res, 200, {}) : count > 15 ? res.end('<html>') : json(res, 500, {}),
+    );
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }], concurrency: 10, retries: 2 });
+    for (let n = 0; n < 5; n++) await work(executor, recorded({ task_id: 'TASK-bad' }));
+    for (let n = 0; n < 6; n++) assert.match((await work(executor)).later?.reason ?? '', /not JSON/);
+    assert.equal(executor.remainingCapacity?.('chat'), 10);
     await executor.close?.();
   });
 
