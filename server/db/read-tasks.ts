@@ -1,4 +1,3 @@
-import { sql } from 'slonik';
 import type { Database } from './open.ts';
 
 export type TaskStatus = {
@@ -29,23 +28,9 @@ export type TaskStatus = {
   result: string | null;
 };
 
-/**
- * Tasks with their state and payloads, in the order of the ids, as many as fit into 32 MiB and one at least; unknown ids are absent.
- * By laterals of one row, each found by its id: joined, a page of large tasks was at times read by scans of all tasks.
- */
+/** Tasks with their state and payloads, in the order of the ids, as many as fit into 32 MiB and one at least; unknown ids are absent. */
 export function readTasks(db: Database, ids: readonly string[]) {
-  return db.query<TaskStatus>(sql.unsafe`
-    with sized as materialized (
-      select i.id, row_number() over (order by i.place) as nth, sum(t.bytes + coalesce(r.bytes, 0)) over (order by i.place) as bytes
-      from unnest(${sql.array([...ids], 'int8')}) with ordinality as i(id, place)
-      cross join lateral (select octet_length(t.data::text) as bytes from tasklane.task t where t.id = i.id limit 1) t
-      left join lateral (select octet_length(r.body::text) as bytes from tasklane.result r where r.id = i.id limit 1) r on true
-    )
-    select s.id, task_id, queue, level, status, attempt, response_mode, endpoint, ak, tenant_id, instance, trace_id, batch_id, custom_id,
-           callback_url, created_at, expires_at, taken_at, completed_at, priority, metadata::text, run_at,
-           data::text, result::text
-    from sized z cross join lateral (select * from tasklane.task_status s where s.id = z.id limit 1) s
-    where z.nth = 1 or z.bytes <= 32 * 1024 * 1024 order by z.nth`);
+  return db.call<TaskStatus>('read_task_status', [ids], ['bigint[]']);
 }
 
 export type Attempt = {

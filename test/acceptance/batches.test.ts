@@ -11,6 +11,7 @@ import OpenAI, { toFile } from 'openai';
 import OpenAI6 from 'openai-6';
 import pg from 'pg';
 import { createDatabase } from '../support/database.ts';
+import { LONG } from '../support/long.ts';
 import { type Json, type Server, startServer } from '../support/server.ts';
 import { ENDPOINT, talk, until } from './clients.ts';
 
@@ -104,7 +105,8 @@ describe('the openai package', () => {
     ['7', OpenAI],
     ['6', OpenAI6 as unknown as typeof OpenAI],
   ] as const) {
-    test(`${version} runs a batch from the upload to its results`, async (t) => {
+    const beside = version === '7' ? {} : LONG;
+    test(`${version} runs a batch from the upload to its results`, beside, async (t) => {
       const queue = `sdk${version}`;
       await talk(server).register(queue);
       startWorker(t, [server], `${queue}:1`);
@@ -133,7 +135,7 @@ describe('the openai package', () => {
       }
     });
 
-    test(`${version} pages through lists, cancels, and throws what each refusal is`, async () => {
+    test(`${version} pages through lists, cancels, and throws what each refusal is`, beside, async () => {
       const queue = `lists${version}`;
       await talk(server).register(queue);
       const key = await server.key('client', queue);

@@ -148,7 +148,7 @@ describe('a server with the embedded Postgres', () => {
     t.after(() => load.stop());
     await load.atLeast(500);
     // Several times, so that all that waits looks at least once while Postgres is not there.
-    for (let kills = 0; kills < 5; kills++) {
+    for (let kills = 0; kills < 3; kills++) {
       const refused = load.refusals.length;
       const killed = killPostmaster(dataDir);
       await until('puts are refused', async () => load.refusals.length > refused);

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import OpenAI from 'openai';
 import { createDatabase } from '../support/database.ts';
+import { LONG } from '../support/long.ts';
 import { formHeaders, multipart } from '../support/multipart.ts';
 import { type Server, startServer, until } from '../support/server.ts';
 import { Session } from '../support/sql.ts';
@@ -54,7 +55,7 @@ async function beginUpload(one: Server): Promise<ClientRequest> {
   return sent;
 }
 
-test('files of 30 MB come back to the byte, several at a time, and the server never holds them', async () => {
+test('files of 30 MB come back to the byte, several at a time, and the server never holds them', LONG, async () => {
   const folder = mkdtempSync(join(tmpdir(), 'tasklane-files-'));
   const path = join(folder, 'large.bin');
   const bytes = randomFillSync(Buffer.alloc(30_000_000));

@@ -4,20 +4,25 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { account, type Evidence } from '../../scripts/chaos/account.ts';
+import { LONG } from '../support/long.ts';
 
 const SCRIPT = join(import.meta.dirname, '..', '..', 'scripts/chaos/main.ts');
 
-test('under kill -9 of workers, servers and Postgres every acknowledged task ends once, with its own answer', async () => {
-  const { stdout } = await promisify(execFile)(process.execPath, [SCRIPT, '--seconds', '6', '--seed', '7']).catch(
-    (error: Error & { stdout: string }) => assert.fail(`${error.message}\n${error.stdout}`),
-  );
-  const figure = (name: string) =>
-    Number(new RegExp(`^${name} +([\\d,]+)$`, 'm').exec(stdout)?.[1]?.replaceAll(',', ''));
-  for (const kind of ['worker', 'server', 'Postgres']) assert.ok(figure(`kill -9 of a ${kind}`) >= 1, stdout);
-  for (const name of ['tasks acknowledged', 'succeeded', 'second runs', 'clients and callbacks told'])
-    assert.ok(figure(name) >= 1, `${name}\n${stdout}`);
-  assert.match(stdout, /^Every task is accounted for\.$/m);
-});
+test(
+  'under kill -9 of workers, servers and Postgres every acknowledged task ends once, with its own answer',
+  LONG,
+  async () => {
+    const { stdout } = await promisify(execFile)(process.execPath, [SCRIPT, '--seconds', '6', '--seed', '7']).catch(
+      (error: Error & { stdout: string }) => assert.fail(`${error.message}\n${error.stdout}`),
+    );
+    const figure = (name: string) =>
+      Number(new RegExp(`^${name} +([\\d,]+)$`, 'm').exec(stdout)?.[1]?.replaceAll(',', ''));
+    for (const kind of ['worker', 'server', 'Postgres']) assert.ok(figure(`kill -9 of a ${kind}`) >= 1, stdout);
+    for (const name of ['tasks acknowledged', 'succeeded', 'second runs', 'clients and callbacks told'])
+      assert.ok(figure(name) >= 1, `${name}\n${stdout}`);
+    assert.match(stdout, /^Every task is accounted for\.$/m);
+  },
+);
 
 describe('the accounting', () => {
   const good: Evidence = {

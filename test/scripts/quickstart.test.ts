@@ -11,6 +11,7 @@ import { text } from 'node:stream/consumers';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import OpenAI from 'openai';
+import { LONG } from '../support/long.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 
@@ -131,7 +132,7 @@ describe('scripts/quickstart.sh', () => {
     });
     const env = () => ({ OPENAI_BASE_URL: `http://127.0.0.1:${(model.address() as AddressInfo).port}/v1` });
 
-    test('--exit ends with 0 when its answers are chat completions', async () => {
+    test('--exit ends with 0 when its answers are chat completions', LONG, async () => {
       reply = (stream) =>
         stream
           ? {

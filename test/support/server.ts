@@ -66,7 +66,7 @@ export async function startServer(
     TASKLANE_CALLBACK_ALLOW: '127.0.0.0/8,::1/128',
     TASKLANE_LOG_LEVEL: 'warn',
     // Each plans the functions that it calls once, which is a large part of what a short test costs.
-    TASKLANE_MAX_CONNECTIONS: '5',
+    TASKLANE_MAX_CONNECTIONS: '3',
     ...(options.instance === undefined ? {} : { TASKLANE_INSTANCE: options.instance }),
     ...options.env,
   };
