@@ -23,7 +23,7 @@ type Level = { limit: number; rate: number; broken: number };
  * A limit that finds the concurrency from which on more brings nothing: hill climbing on the rate of answers. It doubles while that pays (slow start), then
  * tries steps of its square root upwards and, in turn, of a tenth downwards, and goes back from what did not pay. Refusals alone are no reason to go back,
  * since a server may refuse by chance or by a limit of its own a minute; where they go with more work at a time, the rate of answers shows it. A flood of
- * them takes a third off at once.
+ * them sends it back to the last level that paid at once, or a fifth down.
  *
  * The rate, and not latency, decides because a server that batches (vLLM, SGLang) slows every answer down with each it takes on and still gives more.
  * Sources: Chiu and Jain, Analysis of the Increase and Decrease Algorithms for Congestion Avoidance (1989); Cardwell et al., BBR: Congestion-Based Congestion

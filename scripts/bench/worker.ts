@@ -10,7 +10,7 @@ const SETTINGS: Concurrency[] = [16, 32, 48, 'auto'];
 
 type Row = { work: string; rate?: number; ratio?: string };
 
-/** Seconds that a worker takes for all tasks with each setting of its concurrency, fixed ones and `auto`, before a model server that refuses and fails by chance. */
+/** Tasks a second, once through all of them, with each setting of a worker's concurrency, before a model server that refuses and fails by chance. */
 export async function workerRows(
   tasks: number,
   faults: number,
