@@ -1,18 +1,17 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import OpenAI, { toFile } from 'openai';
-import { client, KEY } from './client.ts';
-import type { Running } from './processes.ts';
+import { ANSWER, type Bench, ENDPOINT } from '../bench.ts';
+import { client, KEY } from '../load.ts';
+import type { Running } from '../processes.ts';
+import { type Findings, median, type Row, ratioOf } from '../report.ts';
 
-const ENDPOINT = '/v1/chat/completions';
 const WORKERS = 4;
 const TAKE = 500;
 /** Of long lines: what is answered is the Task API's memory, not the batch's. */
 const TAKE_LONG = 10;
 const PUTS = 1000;
 const LONG_LINES = 1000;
-
-export type BatchRow = { work: string; rate?: number; ratio?: string };
 
 /** The body of a request, of about so many bytes. */
 const request = (model: string, bytes: number) => ({
@@ -24,26 +23,19 @@ const request = (model: string, bytes: number) => ({
     },
   ],
 });
-const ANSWER = {
-  status_code: 200,
-  body: {
-    choices: [{ message: { role: 'assistant', content: 'So that nothing is lost.' } }],
-    usage: { total_tokens: 9 },
-  },
-};
+
+const LIMITS = { TASKLANE_BATCH_MAX_LINES: '1000000', TASKLANE_BATCH_MAX_BYTES: '209715200' };
 
 /**
- * A batch of `lines`, beside as many tasks put by `puts`: how fast its lines come to wait, and how fast it is completed by workers that answer at
- * once; and the memory of servers that run one, beside idle. `server` starts one on a new database.
+ * A batch, beside as many tasks put by `puts`: how fast its lines come to wait, and how fast it is completed by workers that answer at
+ * once; and the memory of servers that run one, beside idle.
  */
-export async function batchRows(
-  lines: number,
-  rounds: number,
-  server: (name: string) => Promise<Running>,
-): Promise<BatchRow[]> {
-  const running = await server('bench_batches');
+export async function batches(bench: Bench): Promise<Findings> {
+  const lines = bench.quick ? 10_000 : 50_000;
+  const server = async (name: string) => bench.server(await bench.database(name), LIMITS);
+  const running = await server('batches');
   const rates = { puts: [] as number[], expand: [] as number[], bulk: [] as number[], batch: [] as number[] };
-  for (let round = 0; round < rounds; round++) {
+  for (let round = 0; round < bench.rounds; round++) {
     const put = await bulk(running, `bulk${round}`, lines);
     rates.puts.push(put.puts);
     rates.bulk.push(put.life);
@@ -53,18 +45,18 @@ export async function batchRows(
   }
   await running.stop();
 
-  const rows: BatchRow[] = [
+  const rows: Row[] = [
     { work: `puts of ${PUTS}, ${lines} tasks`, rate: median(rates.puts) },
     {
       work: `batch of ${lines}: create to all lines waiting`,
       rate: median(rates.expand),
-      ratio: `${ratio(rates.expand, rates.puts)} of puts`,
+      note: `${ratioOf(rates.expand, rates.puts).toFixed(2)} of puts`,
     },
     { work: `bulk lives: puts, takes and completes of hundreds`, rate: median(rates.bulk) },
     {
       work: `batch of ${lines}: create to completed`,
       rate: median(rates.batch),
-      ratio: `${ratio(rates.batch, rates.bulk)} of bulk lives`,
+      note: `${ratioOf(rates.batch, rates.bulk).toFixed(2)} of bulk lives`,
     },
   ];
   const inputs: [string, (model: string) => Buffer][] = [
@@ -73,7 +65,7 @@ export async function batchRows(
     [`${LONG_LINES} lines of 100 KB`, (model) => inputOf(model, LONG_LINES, 100_000)],
   ];
   for (const [index, [what, make]] of inputs.entries()) {
-    const fresh = await server(`bench_memory_${index}`);
+    const fresh = await server(`memory_${index}`);
     // Once before, so that what a first batch loads and compiles does not count.
     await runBatch(fresh, 'warm', inputOf('warm', 1000, 160));
     const idle = await resident(fresh.pid);
@@ -81,11 +73,11 @@ export async function batchRows(
     const peak = await peakResident(fresh.pid);
     rows.push({
       work: `memory of the server, batch of ${what}`,
-      ratio: `${Math.round((peak - idle) / 1024)} MB above ${Math.round(idle / 1024)}`,
+      note: `${Math.round((peak - idle) / 1024)} MB above ${Math.round(idle / 1024)}`,
     });
     await fresh.stop();
   }
-  return rows;
+  return { rows };
 }
 
 function inputOf(model: string, lines: number, bytes: number): Buffer {
@@ -190,7 +182,3 @@ async function field(pid: number, name: string): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, 'utf8');
   return Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1]);
 }
-
-const median = (values: number[]) => values.toSorted((a, b) => a - b)[values.length >> 1] as number;
-const ratio = (ours: number[], theirs: number[]) =>
-  median(ours.map((one, round) => one / (theirs[round] as number))).toFixed(2);

@@ -1,27 +1,27 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import { chat, createClient } from '../../client/client.ts';
-import { type Concurrency, createExecutor, createWorker } from '../../client/worker.ts';
-import { KEY } from './client.ts';
-import { type Running, start } from './processes.ts';
+import { chat, createClient } from '../../../client/client.ts';
+import { type Concurrency, createExecutor, createWorker } from '../../../client/worker.ts';
+import type { Bench } from '../bench.ts';
+import { KEY } from '../load.ts';
+import type { Findings, Row } from '../report.ts';
 
 const PLACES = 32;
 const LATENCY_MS = 100;
 const SETTINGS: Concurrency[] = [16, 32, 48, 'auto'];
 
-type Row = { work: string; rate?: number; ratio?: string };
-
 /** Tasks a second, once through all of them, with each setting of a worker's concurrency, before a model server that refuses and fails by chance. */
-export async function workerRows(
-  tasks: number,
-  faults: number,
-  server: (database: string) => Promise<Running>,
-): Promise<Row[]> {
-  const upstream = await start(['scripts/bench/upstream.ts'], {
+export async function worker(bench: Bench): Promise<Findings> {
+  const tasks = bench.quick ? 2_000 : 10_000;
+  return { rows: [...(await withFaults(bench, tasks, 0)), ...(await withFaults(bench, tasks, 0.05))] };
+}
+
+async function withFaults(bench: Bench, tasks: number, faults: number): Promise<Row[]> {
+  const upstream = await bench.program(['scripts/bench/upstream.ts'], {
     PLACES: `${PLACES}`,
     LATENCY_MS: `${LATENCY_MS}`,
     FAULTS: `${faults}`,
   });
-  const running = await server(`bench_worker_${faults * 100}`);
+  const running = await bench.server(await bench.database(`worker_${faults * 100}`));
   const tasklane = createClient({ baseUrl: running.url, apiKey: KEY });
   const results = [];
   for (const concurrency of SETTINGS) {
@@ -66,6 +66,6 @@ export async function workerRows(
   return results.map(({ concurrency, rate, refused, most, right, counts }) => ({
     work: `${tasks} tasks, ${faults * 100} % of each fault, concurrency ${concurrency}: ${right} answered right (${[...counts].map(([status, count]) => `${count} ${status}`)}), at most ${most} at once, ${refused} refused at the gate`,
     rate,
-    ratio: `${(rate / best).toFixed(2)} of the best fixed`,
+    note: `${(rate / best).toFixed(2)} of the best fixed`,
   }));
 }

@@ -1,0 +1,79 @@
+import { randomUUID } from 'node:crypto';
+import { ANSWER, type Bench, DATA, ENDPOINT } from '../bench.ts';
+import { client, openLoop } from '../load.ts';
+import { type Findings, quantile, timesOf } from '../report.ts';
+
+/** As Distributed-Task-Queue-Engine published them on 23 April 2026. */
+const THEIRS = { rate: 9.28, submit: { p95: 11, p99: 21 }, completion: { p95: 2037, p99: 2062.94 } };
+const PRIORITIES = ['low', 'normal', 'high', 'critical'];
+const WORKERS = 8;
+
+/** A hundred times the load of Distributed-Task-Queue-Engine's published test: puts with keys and mixed priorities, workers that answer at once. */
+export async function dtqe(bench: Bench): Promise<Findings> {
+  const rate = Math.round(THEIRS.rate * 100);
+  const seconds = bench.quick ? 4 : 30;
+  const server = await bench.server(await bench.database('dtqe'));
+  const http = client(server.url, 128);
+  const due = new Map<string, number>();
+  const submits: number[] = [];
+  const completions: number[] = [];
+  const ended = new Map<string, number>();
+  let stopping = false;
+  const take = JSON.stringify({ queues: ['bench:0'], size: 10, wait: 1 });
+  const answer = JSON.stringify(ANSWER);
+  const workers = Array.from({ length: WORKERS }, async () => {
+    while (!stopping) {
+      const lanes = JSON.parse(await http.post('/v1/queue/take', take)) as Record<string, { task_id: string }[]>;
+      await Promise.all(
+        (lanes['bench:0'] ?? []).map(async ({ task_id }) => {
+          await http.post(`/v1/queue/${task_id}/complete`, answer);
+          if (ended.has(task_id)) throw new Error(`${task_id} was completed twice`);
+          ended.set(task_id, performance.now());
+        }),
+      );
+    }
+  });
+  const put = async (n: number) => {
+    const body = {
+      queue: 'bench',
+      endpoint: ENDPOINT,
+      data: DATA,
+      priority: PRIORITIES[n % 4],
+      idempotency_key: randomUUID(),
+    };
+    const started = performance.now();
+    const { data } = JSON.parse(await http.post('/v1/queue/put', JSON.stringify(body))) as { data: string };
+    due.set(data, started);
+  };
+  await openLoop(rate, 2, put); // warm
+  due.clear();
+  submits.push(...(await openLoop(rate, seconds, put)));
+  while ([...due.keys()].some((id) => !ended.has(id))) await new Promise((resolve) => setTimeout(resolve, 20));
+  stopping = true;
+  await Promise.all(workers);
+  for (const [id, started] of due) completions.push((ended.get(id) as number) - started);
+  await http.close();
+  await server.stop();
+  return {
+    rows: [
+      { work: `submit, ${rate}/s, mixed priorities`, rate, ...timesOf(submits) },
+      {
+        work: `submit to completed, ${rate}/s`,
+        rate,
+        ...timesOf(completions),
+        note: `${completions.length} of ${due.size}`,
+      },
+      { work: 'Distributed-Task-Queue-Engine as published: submit', rate: THEIRS.rate, ...THEIRS.submit },
+      { work: 'Distributed-Task-Queue-Engine as published: completion', rate: THEIRS.rate, ...THEIRS.completion },
+    ],
+    bars: [
+      { what: 'submit p95, at 100 times the rate of 11 ms', value: quantile(submits, 0.95), atMost: 11, unit: ' ms' },
+      {
+        what: 'completion p95, at 100 times the rate of 2,037 ms',
+        value: quantile(completions, 0.95),
+        atMost: 2037,
+        unit: ' ms',
+      },
+    ],
+  };
+}

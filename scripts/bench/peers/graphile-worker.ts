@@ -1,0 +1,66 @@
+import { Logger, makeWorkerUtils, type RunnerOptions, run } from 'graphile-worker';
+import pg from 'pg';
+import { DATA } from '../bench.ts';
+import { chunks, type Peer, repeatedly } from './peer.ts';
+
+const CONCURRENCY = 24; // its own performance test's
+const silent = new Logger(() => () => undefined);
+
+export async function open(connectionString: string): Promise<Peer> {
+  const pgPool = new pg.Pool({ connectionString, max: CONCURRENCY + 2 });
+  // It warns of pools without these.
+  pgPool.on('error', () => undefined);
+  pgPool.on('connect', (one) => one.on('error', () => undefined));
+  const utils = await makeWorkerUtils({ pgPool, logger: silent });
+  await utils.migrate();
+
+  const drain = async (count: number, preset: NonNullable<RunnerOptions['preset']>['worker'] = {}) => {
+    for (const size of chunks(count, 1000)) {
+      await utils.addJobs(Array.from({ length: size }, () => ({ identifier: 'bench', payload: DATA })));
+    }
+    let left = count;
+    let started: number | undefined;
+    let ended: () => void = () => undefined;
+    const over = new Promise<void>((resolve) => {
+      ended = resolve;
+    });
+    const runner = await run({
+      pgPool,
+      noHandleSignals: true,
+      preset: { worker: { concurrentJobs: CONCURRENCY, ...preset } },
+      logger: silent,
+      taskList: {
+        async bench() {
+          started ??= performance.now();
+          if (--left === 0) ended();
+        },
+      },
+    });
+    await over;
+    await runner.stop(); // what is completed in batches is written by then
+    const seconds = (performance.now() - (started as unknown as number)) / 1000;
+    const { rows } = await pgPool.query('select count(*)::int as left from graphile_worker._private_jobs');
+    if (rows[0].left !== 0) throw new Error(`graphile-worker left ${rows[0].left} jobs`);
+    return count / seconds;
+  };
+
+  return {
+    async add(seconds, inFlight) {
+      const rate = await repeatedly(seconds, inFlight, () => utils.addJob('bench', DATA));
+      await pgPool.query('truncate graphile_worker._private_jobs');
+      return rate;
+    },
+    drain: (count) => drain(count),
+    drainFast: (count) =>
+      drain(count, {
+        localQueue: { size: 500 },
+        completeJobBatchDelay: 0,
+        failJobBatchDelay: 0,
+        concurrentJobs: CONCURRENCY,
+      }),
+    async close() {
+      await utils.release();
+      await pgPool.end();
+    },
+  };
+}
