@@ -15,7 +15,7 @@ async function main(): Promise<void> {
         })
       : undefined;
   try {
-    const applied = await migrate(config.DATABASE_URL ?? (embedded?.url as string));
+    const applied = await migrate(config.TASKLANE_DIRECT_URL ?? config.DATABASE_URL ?? (embedded?.url as string));
     console.log(applied.length === 0 ? 'the database is up to date' : `applied ${applied.join(', ')}`);
   } finally {
     await embedded?.stop();

@@ -1,6 +1,7 @@
 import { closest } from 'fastest-levenshtein';
 import { z } from 'zod';
 
+const postgresUrl = z.string().regex(/^(postgres|postgresql|socket):/, 'must be a postgres:// URL');
 const number = (least: number, most: number, usual: number) =>
   z.coerce.number().pipe(z.int().min(least).max(most)).default(usual);
 
@@ -12,10 +13,9 @@ const environment = z.object({
   /** Address to listen on. */
   HOST: z.string().min(1).default('127.0.0.1'),
   /** postgres:// URL of a Postgres from 15 on; without it the embedded one runs. */
-  DATABASE_URL: z
-    .string()
-    .regex(/^(postgres|postgresql|socket):/, 'must be a postgres:// URL')
-    .optional(),
+  DATABASE_URL: postgresUrl.optional(),
+  /** The same database without the pooler that DATABASE_URL leads through, where that keeps no sessions. */
+  TASKLANE_DIRECT_URL: postgresUrl.optional(),
   /** Where the embedded Postgres and the admin key live. */
   TASKLANE_DATA_DIR: z.string().min(1).default('.tasklane'),
   /** Secret of the admin; with the embedded database one is made where it is unset. */
@@ -71,6 +71,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     .map((name) => `${name} is not a setting: did you mean ${closest(name, known)}?`);
   const parsed = environment.safeParse(set);
   for (const issue of parsed.error?.issues ?? []) faults.push(`${issue.path.join('.')}: ${issue.message}`);
+  if (set.TASKLANE_DIRECT_URL && !set.DATABASE_URL) faults.push('TASKLANE_DIRECT_URL: needs DATABASE_URL beside it');
   if (faults.length > 0 || !parsed.success) throw new Error(faults.join('\n'));
   return Object.freeze(parsed.data);
 }

@@ -70,10 +70,13 @@ async function start(
   } else if (adminKey === undefined) {
     log.warn('TASKLANE_ADMIN_KEY is not set: only keys that are in the database already can be used');
   }
-  const applied = await migrate(url);
+  // A pooler that keeps no sessions loses what belongs to one: LISTEN, locks that outlast a transaction, prepared statements.
+  const directUrl = config.TASKLANE_DIRECT_URL ?? url;
+  const applied = await migrate(directUrl);
   if (applied.length > 0) log.info({ applied }, 'brought the database up to date');
 
-  const db = await openDatabase(url, { maxConnections: config.TASKLANE_MAX_CONNECTIONS });
+  const prepare = config.TASKLANE_DIRECT_URL === undefined;
+  const db = await openDatabase(url, { maxConnections: config.TASKLANE_MAX_CONNECTIONS, prepare });
   stops.push(db.close);
   // A put finds the default partition where a day's own is missing, so a busy database is no reason not to start.
   await makePartitions(db, 1).catch((error) =>
@@ -92,7 +95,7 @@ async function start(
   let onTopUp: (laneIds: readonly number[]) => void = () => undefined;
   const tasks = await startTasks({
     db,
-    url,
+    url: directUrl,
     instance,
     log,
     keySeconds: config.TASKLANE_IDEMPOTENCY_SECONDS,
@@ -124,7 +127,7 @@ async function start(
   });
   const jobs = await startJobs({
     db,
-    url,
+    url: directUrl,
     rule,
     eventRetentionSeconds: config.TASKLANE_EVENT_RETENTION_SECONDS,
     log,

@@ -82,6 +82,7 @@ const serve = {
   port: integer(0, 65_535),
   host: text,
   database_url: text,
+  direct_url: text,
   data_dir: text,
   admin_key: text,
   instance: text,

@@ -20,10 +20,14 @@ const TYPE_PARSERS = [
   { name: 'timestamptz', parse: toMilliseconds },
 ];
 
-export async function openDatabase(url: string, options: { maxConnections: number }): Promise<Database> {
+/** `prepare: false` where a pooler may give each call another session, which would not know what was prepared in the one before. */
+export async function openDatabase(
+  url: string,
+  { maxConnections, prepare = true }: { maxConnections: number; prepare?: boolean },
+): Promise<Database> {
   const pool: DatabasePool = await createPool(url, {
     driverFactory: createPgDriverFactory(),
-    maximumPoolSize: options.maxConnections,
+    maximumPoolSize: maxConnections,
     idleTimeout: 60_000,
     connectionRetryLimit: 1,
     queryRetryLimit: 0, // the functions are not all safe to repeat; who calls decides
@@ -51,7 +55,7 @@ export async function openDatabase(url: string, options: { maxConnections: numbe
         calls.set(name, text);
       }
       // Named, so that each connection prepares it once.
-      return run({ ...EMPTY, sql: text, values: parameters as never, name });
+      return run({ ...EMPTY, sql: text, values: parameters as never, ...(prepare && { name }) });
     },
     close: () => pool.end(),
   };

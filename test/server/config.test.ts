@@ -71,6 +71,8 @@ const BAD: [string, string][] = [
   ['PORT', '80.5'],
   ['PORT', 'http'],
   ['DATABASE_URL', 'mysql://x'],
+  ['TASKLANE_DIRECT_URL', 'mysql://x'],
+  ['TASKLANE_DIRECT_URL', 'postgres://without/database_url'],
   ['TASKLANE_ADMIN_KEY', 'short'],
   ['TASKLANE_INSTANCE', 'a b'],
   ['TASKLANE_LOG_LEVEL', 'loud'],

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { loadConfig } from '../../server/config.ts';
@@ -36,6 +38,7 @@ test('the table of settings has each that there is, with its default', () => {
   ]);
   const config: Record<string, unknown> = loadConfig({
     DATABASE_URL: 'postgres://x/y',
+    TASKLANE_DIRECT_URL: 'postgres://x/y',
     TASKLANE_ADMIN_KEY: 'x'.repeat(16),
     TASKLANE_INSTANCE: 'a:1',
     TASKLANE_FILE_QUOTA_BYTES: '1',
@@ -93,6 +96,36 @@ describe('a setting does what it says:', () => {
       assert.equal(refused.status, 413);
       assert.match(refused.json.message, /1024 bytes/);
     });
+  });
+
+  test('TASKLANE_DIRECT_URL takes all that needs a session, and nothing is prepared on the other way', async () => {
+    let said = '';
+    const pooler = createServer((client) => {
+      const { hostname, port } = new URL(database.url);
+      const postgres = connect(Number(port), hostname);
+      client.on('data', (bytes) => {
+        said += bytes.toString('latin1');
+      });
+      client.pipe(postgres).pipe(client);
+      for (const socket of [client, postgres]) socket.on('error', () => undefined);
+    }).listen(0, '127.0.0.1');
+    await once(pooler, 'listening');
+    const { port } = pooler.address() as AddressInfo;
+    const pooled = Object.assign(new URL(database.url), { hostname: '127.0.0.1', port }).href;
+    try {
+      await withSetting({ DATABASE_URL: pooled, TASKLANE_DIRECT_URL: database.url }, async (server) => {
+        await server.request('POST', '/v1/queue/register', { queue: 'direct', endpoint: CHAT });
+        const put = await server.request('POST', '/v1/queue/put', { queue: 'direct', endpoint: CHAT, data: {} });
+        assert.equal(put.status, 200);
+      });
+    } finally {
+      pooler.close();
+    }
+    // What is to be prepared says its name before its text.
+    assert.ok(said.includes('\0select * from tasklane.put_tasks('));
+    assert.ok(!said.includes('put_tasks\0select'));
+    for (const word of ['listen tasklane', 'pg_advisory_lock(', 'graphile_worker'])
+      assert.ok(!said.includes(word), word);
   });
 
   test('TASKLANE_MAX_CONNECTIONS is as many sessions as work for a server, and the rest waits its turn', async (t) => {

@@ -122,6 +122,7 @@ describe('the configuration of the command line', () => {
       port: 8123,
       host: '0.0.0.0',
       database_url: 'postgres://file/db',
+      direct_url: 'postgres://direct/db',
       data_dir: 'elsewhere',
       admin_key: 'a-key-of-the-file-itself',
       instance: '10.0.0.1:8123',
