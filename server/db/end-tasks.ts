@@ -1,4 +1,5 @@
 import type { Database } from './open.ts';
+import { textArray } from './text-array.ts';
 
 /** A task that has just ended, and who must be told. */
 export type EndedTask = {
@@ -38,7 +39,7 @@ export function completeTasks(db: Database, answers: readonly Answer[]) {
       answers.map((answer) => answer.attempt),
       answers.map((answer) => answer.statusCode),
       answers.map((answer) => answer.requestId),
-      answers.map((answer) => answer.body),
+      textArray(answers.map((answer) => answer.body)),
     ],
     ['bigint[]', 'int[]', 'int[]', 'text[]', 'text[]'],
   );

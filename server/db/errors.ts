@@ -23,7 +23,7 @@ export function toTasklaneError(error: unknown): Error {
     }
     if (
       /^(Backend|Connection)/.test(cause.name) ||
-      /[Cc]onnection (terminated|ended|error|timeout)|[Tt]imeout.*connect/.test(cause.message)
+      /[Cc]onnection (terminated|ended|error|timeout)|[Tt]imeout.*connect|^timeout expired$/.test(cause.message)
     ) {
       return unavailable(error);
     }

@@ -1,4 +1,5 @@
 import type { Database } from './open.ts';
+import { textArray } from './text-array.ts';
 
 export type NewTask = {
   tenantId: number;
@@ -61,7 +62,7 @@ export function putArguments(groups: readonly (readonly NewTask[])[], instanceId
     tasks.map((task) => task.timeout),
     tasks.map((task) => task.callbackUrl),
     tasks.map((task) => task.traceId),
-    tasks.map((task) => task.data),
+    textArray(tasks.map((task) => task.data)),
     instanceId,
     tasks.map((task) => task.model),
     // Most calls have none, and then nothing is asked about keys and limits.

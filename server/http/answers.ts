@@ -1,4 +1,4 @@
-import type { Response } from 'express';
+import type { ServerResponse } from 'node:http';
 import type { Database } from '../db/open.ts';
 import type { NewTask, PutTask } from '../db/put-tasks.ts';
 import { readTasks } from '../db/read-tasks.ts';
@@ -28,7 +28,7 @@ export async function putAttended(db: Database, tasks: Tasks, task: NewTask, res
 export const secondsUntil = (time: number) => (time - Date.now()) / 1000;
 
 /** Waits with the client for its task's answer. */
-export async function answerBlocking(tasks: Tasks, put: Attended, res: Response): Promise<Reply> {
+export async function answerBlocking(tasks: Tasks, put: Attended, res: ServerResponse): Promise<Reply> {
   const leave = tasks.readers.stay(put);
   const how = await tasks.untilEnd(put.id, hangUp(res), put.state === 'repeated');
   leave(how !== undefined);
@@ -36,7 +36,7 @@ export async function answerBlocking(tasks: Tasks, put: Attended, res: Response)
 }
 
 /** The worker's answer to the letter or, where there will be none, why. */
-export function replyOf(res: Response, taskId: string, how: Answered): NonNullable<Reply> {
+export function replyOf(res: ServerResponse, taskId: string, how: Answered): NonNullable<Reply> {
   if (how.body !== null) return { status: how.status_code, headers: { 'X-TASK-ID': taskId }, text: how.body };
   const reply = errorReply(res, unanswered(how));
   return { ...reply, headers: { 'X-TASK-ID': taskId, ...reply.headers } };
@@ -59,7 +59,7 @@ export async function answerStreaming(
   tasks: Tasks,
   task: { id: string; task_id: string; secondsLeft: number },
   after: number,
-  res: Response,
+  res: ServerResponse,
 ): Promise<undefined> {
   const signal = hangUp(res);
   const leave = tasks.readers.arrive(task.id, task.secondsLeft);

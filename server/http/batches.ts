@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import accepts from 'accepts';
 import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { Batches } from '../batches/batches.ts';
 import { ENDED } from '../batches/tail.ts';
@@ -228,7 +229,7 @@ export function batchRoutes(deps: {
       query: resultsQuery,
       async handle({ params, query, principal, req, res }) {
         const { batch_id: id } = await find(params.id, principal);
-        if (req.accepts('application/json', 'text/event-stream') !== 'text/event-stream') {
+        if (accepts(req).type(['application/json', 'text/event-stream']) !== 'text/event-stream') {
           await batches.fold();
           const { lines, more, next } = await readResults(db, id, query.after, query.limit);
           return { text: `{"data":[${lines.map((row) => row.line).join(',')}],"has_more":${more},"next":${next}}` };

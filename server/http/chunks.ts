@@ -1,4 +1,4 @@
-import type { Response } from 'express';
+import type { ServerResponse } from 'node:http';
 import type { Ending } from '../db/read-tasks.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import { memberTexts, minifyJson } from '../protocol/json.ts';
@@ -14,7 +14,12 @@ export type StreamStyle = { named: boolean; terminated: boolean };
  * Sends what the worker reports as OpenAI sends chunks. Nothing is sent before the first one, so what goes wrong by then is a reply with
  * its own status, and a further attempt is not noticed. After it, a further attempt would say the same again: the stream ends with an error.
  */
-export async function answerChunks(tasks: Tasks, put: Attended, style: StreamStyle, res: Response): Promise<Reply> {
+export async function answerChunks(
+  tasks: Tasks,
+  put: Attended,
+  style: StreamStyle,
+  res: ServerResponse,
+): Promise<Reply> {
   const signal = hangUp(res);
   const leave = tasks.readers.stay(put);
   let sse: ReturnType<typeof openSse> | undefined;
@@ -51,7 +56,7 @@ export async function answerChunks(tasks: Tasks, put: Attended, style: StreamSty
     return undefined;
   } catch (error) {
     // Cut off rather than closed: a stream that closes looks complete.
-    if (sse) res.destroy();
+    if (res.headersSent) res.destroy();
     throw error;
   } finally {
     leave(ended);

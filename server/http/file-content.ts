@@ -1,6 +1,5 @@
-import type { IncomingHttpHeaders } from 'node:http';
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
 import { pipeline } from 'node:stream/promises';
-import type { Request, Response } from 'express';
 import type { StoredFile } from '../db/files.ts';
 import type { Database } from '../db/open.ts';
 import { readBytes } from '../files/bytes.ts';
@@ -12,7 +11,12 @@ import { hangUp } from './sse.ts';
  * Answers with a file's bytes, chunk by chunk as the client takes them; with the range that it asks for, or 304 where it has them. Throws 416 for a range
  * beyond the end. When the bytes can't all be read, the connection breaks, so that nobody takes the part for the whole.
  */
-export async function sendContent(req: Request, res: Response, db: Database, file: StoredFile): Promise<void> {
+export async function sendContent(
+  req: IncomingMessage,
+  res: ServerResponse,
+  db: Database,
+  file: StoredFile,
+): Promise<void> {
   // What an id names never changes.
   const etag = `"${file.file_id}"`;
   const headers = { ...idHeaders(res), ETag: etag, 'Accept-Ranges': 'bytes' };

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import type { Request, Response, Router } from 'express';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Router } from 'express';
 import type { Logger } from 'pino';
 import type { z } from 'zod';
 import type { Auth, Principal } from '../auth/auth.ts';
@@ -20,8 +21,8 @@ export type Call<Body, Query> = {
   /** The body as it came, for payloads that pass through to the letter. */
   text: string;
   query: Query;
-  req: Request;
-  res: Response;
+  req: IncomingMessage;
+  res: ServerResponse;
 };
 
 export type Route = {
@@ -49,14 +50,25 @@ export function route<Body extends z.ZodType = z.ZodUndefined, Query extends z.Z
   return { ...spec, body: spec.body, query: spec.query, handle: spec.handle as Route['handle'] };
 }
 
+/** Paths of one task; what stands between is its id. */
+const TASK_PATH = /^(\/v1\/queue\/)(TASK-[\w-]+)((?:\/[a-z]+)?)$/;
+
+/**
+ * Lets Express answer the routes. Gives a short cut for those that need no matching, by fixed paths and for one task, which says whether it
+ * answers a request. (Matching, and dressing up req and res, was 30 of the 115 µs that a put took the server.)
+ */
 export function mount(
   router: Router,
   routes: readonly Route[],
   deps: { auth: Auth; log: Logger; maxBodyBytes: number },
-) {
+): (req: IncomingMessage, res: ServerResponse) => boolean {
   const { auth, log, maxBodyBytes } = deps;
+  const direct = new Map<
+    string,
+    (req: IncomingMessage, res: ServerResponse, params: Record<string, string>) => unknown
+  >();
   for (const one of routes) {
-    router[one.method](one.path, async (req: Request, res: Response) => {
+    const answer = async (req: IncomingMessage, res: ServerResponse, params: Record<string, string>): Promise<void> => {
       if (one.api) answerAsOpenAi(res);
       try {
         const principal = await auth.principal(bearer(req));
@@ -78,7 +90,7 @@ export function mount(
           one.query && validate(one, one.query, Object.fromEntries(new URLSearchParams(queryString(req))), 'the query');
         const reply = await one.handle({
           principal,
-          params: req.params as Record<string, string>,
+          params,
           body,
           text,
           query,
@@ -89,11 +101,13 @@ export function mount(
       } catch (error) {
         sendError(res, error, log);
       }
-    });
+    };
+    router[one.method](one.path, (req, res) => answer(req, res, req.params as Record<string, string>));
+    direct.set(`${one.method.toUpperCase()} ${one.path}`, answer);
   }
   for (const path of new Set(routes.filter((one) => one.api).map((one) => one.path))) {
     const methods = routes.filter((one) => one.path === path).map((one) => one.method.toUpperCase());
-    router.all(path, (req: Request, res: Response) => {
+    router.all(path, (req, res) => {
       answerAsOpenAi(res);
       const refused = refuse(
         405,
@@ -105,24 +119,33 @@ export function mount(
       sendError(res, refused, log);
     });
   }
+  return (req, res) => {
+    const url = req.url as string;
+    const [, before, id, after] = TASK_PATH.exec(url) ?? [];
+    const answer = direct.get(`${req.method} ${id === undefined ? url : `${before}:id${after}`}`);
+    void answer?.(req, res, id === undefined ? {} : { id });
+    return answer !== undefined;
+  };
 }
 
+const openAis = new WeakSet<ServerResponse>();
+
 /** From here on, this response has OpenAI's envelopes. */
-export function answerAsOpenAi(res: Response): void {
-  res.locals.openai = true;
+export function answerAsOpenAi(res: ServerResponse): void {
+  openAis.add(res);
 }
 
 /** Every response names its request and its trace. */
-export function idHeaders(res: Response): Record<string, string> {
+export function idHeaders(res: ServerResponse): Record<string, string> {
   const headers = bellaIds(res.req.headers);
-  return res.locals.openai ? { ...headers, 'x-request-id': `req_${randomUUID().replaceAll('-', '')}` } : headers;
+  return openAis.has(res) ? { ...headers, 'x-request-id': `req_${randomUUID().replaceAll('-', '')}` } : headers;
 }
 
 /**
  * Writes a reply in one go, with its length: one object of headers and a string body, which Node joins into a single write.
  * (Headers set one by one and a Buffer body took a fifth more of the server's time in a put.)
  */
-export function send(res: Response, reply: NonNullable<Reply>): void {
+export function send(res: ServerResponse, reply: NonNullable<Reply>): void {
   if (res.headersSent) return;
   const text = reply.text ?? (reply.json === undefined ? undefined : JSON.stringify(reply.json));
   const status = reply.status ?? (text === undefined ? 204 : 200);
@@ -141,14 +164,14 @@ export function send(res: Response, reply: NonNullable<Reply>): void {
 }
 
 /** The error envelope of the route's family. What is not meant for callers is logged and shown as 500. */
-export function sendError(res: Response, error: unknown, log: Logger): void {
+export function sendError(res: ServerResponse, error: unknown, log: Logger): void {
   const known =
     error instanceof TasklaneError
       ? error
       : error instanceof MalformedJson
         ? badRequest(error.message)
         : new TasklaneError(500, 'internal error');
-  if (res.locals.openai) {
+  if (openAis.has(res)) {
     if (error instanceof MalformedJson)
       known.message = `We could not parse the JSON body of your request. ${error.message}`;
     if (known.status === 401) known.message = unauthorized(res.req);
@@ -164,9 +187,9 @@ export function sendError(res: Response, error: unknown, log: Logger): void {
 const FINAL = new Set([408, 409, 499, 502]);
 
 /** An error as the route's family tells it. */
-export function errorReply(res: Response, error: TasklaneError): NonNullable<Reply> {
+export function errorReply(res: ServerResponse, error: TasklaneError): NonNullable<Reply> {
   const { status, headers } = error;
-  if (!res.locals.openai) return { status, headers, json: errorBody(error) };
+  if (!openAis.has(res)) return { status, headers, json: errorBody(error) };
   return {
     status,
     headers: FINAL.has(status) ? { 'x-should-retry': 'false', ...headers } : headers,
@@ -175,7 +198,7 @@ export function errorReply(res: Response, error: TasklaneError): NonNullable<Rep
 }
 
 /** What OpenAI says of a missing or a wrong key. */
-function unauthorized(req: Request): string {
+function unauthorized(req: IncomingMessage): string {
   const key = bearer(req);
   return key === undefined
     ? 'Missing bearer or basic authentication in header'
@@ -197,13 +220,14 @@ function errorBody(error: TasklaneError) {
 }
 
 /** The key that a request carries. */
-export function bearer(req: Request): string | undefined {
+export function bearer(req: IncomingMessage): string | undefined {
   return /^Bearer +(\S+) *$/i.exec(req.headers.authorization ?? '')?.[1];
 }
 
-function queryString(req: Request): string {
-  const mark = req.url.indexOf('?');
-  return mark < 0 ? '' : req.url.slice(mark + 1);
+function queryString(req: IncomingMessage): string {
+  const url = req.url as string;
+  const mark = url.indexOf('?');
+  return mark < 0 ? '' : url.slice(mark + 1);
 }
 
 function validate({ api }: Route, schema: z.ZodType, value: unknown, what: string): unknown {

@@ -1,11 +1,11 @@
 import { once } from 'node:events';
-import type { Response } from 'express';
+import type { ServerResponse } from 'node:http';
 import { idHeaders } from './route.ts';
 
 const KEEP_ALIVE_MS = 15_000;
 
 /** Opens an event stream: headers go out at once, and a comment every 15 s keeps proxies from closing a quiet one. */
-export function openSse(res: Response, headers: Record<string, string>) {
+export function openSse(res: ServerResponse, headers: Record<string, string>) {
   res.writeHead(200, {
     'Content-Type': 'text/event-stream; charset=utf-8',
     'Cache-Control': 'no-cache',
@@ -32,7 +32,7 @@ export function openSse(res: Response, headers: Record<string, string>) {
 }
 
 /** Resolves when a slow reader has caught up, or has gone. */
-async function drained(res: Response): Promise<void> {
+async function drained(res: ServerResponse): Promise<void> {
   const over = new AbortController();
   const waits = ['drain', 'close'].map((event) => once(res, event, { signal: over.signal }));
   // The one that is not come true would keep its listeners.
@@ -40,7 +40,7 @@ async function drained(res: Response): Promise<void> {
 }
 
 /** Aborts when the client goes away before its answer is written. */
-export function hangUp(res: Response): AbortSignal {
+export function hangUp(res: ServerResponse): AbortSignal {
   const controller = new AbortController();
   res.on('close', () => {
     if (!res.writableFinished) controller.abort();
