@@ -1,5 +1,6 @@
 import { createPgDriverFactory } from '@slonik/pg-driver';
 import { createPool, type DatabasePool, type PrimitiveValueExpression, sql } from 'slonik';
+import { createConnections } from './connections.ts';
 import { toTasklaneError } from './errors.ts';
 
 type Row = Record<string, unknown>;
@@ -37,9 +38,11 @@ export async function openDatabase(
   });
   pool.on('error', () => undefined); // a lost connection shows as the failure of the next query on it
 
+  const connections = createConnections(pool, maxConnections);
+
   const run = async <R extends Row>(query: ReturnType<typeof sql.unsafe> & { name?: string }) => {
     try {
-      return (await pool.any(query)) as unknown as readonly R[];
+      return (await connections.use((connection) => connection.any(query))) as unknown as readonly R[];
     } catch (error) {
       throw toTasklaneError(error);
     }
@@ -57,7 +60,7 @@ export async function openDatabase(
       // Named, so that each connection prepares it once.
       return run({ ...EMPTY, sql: text, values: parameters as never, ...(prepare && { name }) });
     },
-    close: () => pool.end(),
+    close: connections.close,
   };
 }
 

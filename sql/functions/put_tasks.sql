@@ -66,7 +66,8 @@ begin
            case when f.code is null then coalesce(l.lane_id, make_lane(f.queue_id, p.level)) end as lane_id
     from (select distinct on (i.place) i.place, i.level, i.queue, i.endpoint, i.model from input i) p
     cross join lateral find_route(p.queue, p.endpoint, p.model) f
-    left join lane l on l.queue_id = f.queue_id and l.level = p.level
+    -- one place at a time, however many lanes there are
+    left join lateral (select l.lane_id from lane l where l.queue_id = f.queue_id and l.level = p.level limit 1) l on true
     left join queue q on q.queue_id = f.queue_id
   ), routed as materialized (
     select i.ord, i.grp, i.level, p.queue_id, p.lane, p.lane_id, p.aging_seconds, v_repeated[i.ord] as repeated,

@@ -13,6 +13,13 @@ declare
   v_each int := case when cardinality(p_lane_ids)::bigint * p_size <= 2000 then p_size
                      else ceil(2.0 * p_size / cardinality(p_lane_ids)) + 1 end;
 begin
+  if v_each = p_size then
+    return query
+    select h.turn, h.lane_id, h.rank, h.id from lane_heads(p_lane_ids, p_hint_ranks, p_hint_ids, p_size, p_before) h
+    order by h.rank, h.id limit p_size;
+    return;
+  end if;
+
   return query
   with head as materialized (
     select * from lane_heads(p_lane_ids, p_hint_ranks, p_hint_ids, v_each, p_before)
@@ -20,8 +27,7 @@ begin
     select h.rank, h.id from head h order by h.rank, h.id offset p_size - 1 limit 1
   ), again as materialized (
     select h.turn, h.lane_id, h.rank, h.id from head h
-    where h.nth = v_each and v_each < p_size
-      and not exists (select from cut c where (h.rank, h.id) >= (c.rank, c.id))
+    where h.nth = v_each and not exists (select from cut c where (h.rank, h.id) >= (c.rank, c.id))
   ), more as (
     select a.*, m.turn as nth_again, m.rank as more_rank, m.id as more_id
     from (select array_agg(turn order by turn) as turns, array_agg(lane_id order by turn) as lane_ids,

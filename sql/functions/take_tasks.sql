@@ -124,27 +124,36 @@ begin
     raise exception using errcode = 'TL400', message = format('unknown strategy %s', to_json(p_strategy));
   end if;
 
-  select min(a.name) filter (where q.queue_id is null),
-         array_agg(a.turn::int order by a.turn) filter (where l.lane_id is not null),
-         array_agg(l.lane_id order by a.turn) filter (where l.lane_id is not null),
-         array_agg(coalesce(a.hint_rank, 0::smallint) order by a.turn) filter (where l.lane_id is not null),
-         array_agg(coalesce(a.hint_id, 0) order by a.turn) filter (where l.lane_id is not null),
-         array_agg(case when q.max_running is not null then q.queue_id end order by a.turn) filter (where l.lane_id is not null),
+  select min(n.name) filter (where q.queue_id is null),
+         array_agg(u.turn::int order by u.turn) filter (where l.lane_id is not null),
+         array_agg(l.lane_id order by u.turn) filter (where l.lane_id is not null),
+         array_agg(coalesce(u.hint_rank, 0::smallint) order by u.turn) filter (where l.lane_id is not null),
+         array_agg(coalesce(u.hint_id, 0) order by u.turn) filter (where l.lane_id is not null),
+         array_agg(case when q.max_running is not null then q.queue_id end order by u.turn) filter (where l.lane_id is not null),
          count(distinct q.queue_id) filter (where l.lane_id is not null and q.max_running is not null)
     into v_bad, v_turns, v_lane_ids, v_hint_ranks, v_hint_ids, v_lane_queues, v_limits
-  from (-- a lane listed twice counts once, with the lower hint
-        select distinct on (name, level) split_part(u.lane, ':', 1) as name, split_part(u.lane, ':', 2)::int as level, u.hint_rank, u.hint_id,
-               min(u.turn) over (partition by split_part(u.lane, ':', 1), split_part(u.lane, ':', 2)::int) as turn
-        from unnest(p_lanes, p_hint_ranks, p_hint_ids) with ordinality as u(lane, hint_rank, hint_id, turn)
-        order by name, level, u.hint_rank nulls first, u.hint_id nulls first) a
-  left join queue q on q.queue = a.name and q.deleted_at is null
-  left join lane l on l.queue_id = q.queue_id and l.level = a.level
-    and not q.paused and (p_endpoint is null or q.endpoint = p_endpoint);
+  from unnest(p_lanes, p_hint_ranks, p_hint_ids) with ordinality as u(lane, hint_rank, hint_id, turn)
+  cross join lateral (select split_part(u.lane, ':', 1) as name, split_part(u.lane, ':', 2)::smallint as level offset 0) n
+  -- Lateral with a limit can't be turned round: planned while there are few queues, a join would go through all of them for each lane.
+  left join lateral (select * from queue q where q.queue = n.name and q.deleted_at is null limit 1) q on true
+  left join lateral (
+    select l.lane_id from lane l where l.queue_id = q.queue_id and l.level = n.level
+    and not q.paused and (p_endpoint is null or q.endpoint = p_endpoint) limit 1
+  ) l on true;
   if v_bad is not null then
     raise exception using errcode = 'TL404', message = format('unknown queue %s', to_json(v_bad));
   end if;
   if v_lane_ids is null then
     return;
+  end if;
+  if (select count(distinct u.lane_id) < count(*) from unnest(v_lane_ids) u(lane_id)) then
+    -- a lane listed twice counts once, where it stands first, with the lower hint
+    select array_agg(d.turn order by d.turn), array_agg(d.lane_id order by d.turn), array_agg(d.hint_rank order by d.turn),
+           array_agg(d.hint_id order by d.turn), array_agg(d.queue_id order by d.turn)
+      into v_turns, v_lane_ids, v_hint_ranks, v_hint_ids, v_lane_queues
+    from (select distinct on (u.lane_id) u.lane_id, u.hint_rank, u.hint_id, u.queue_id, min(u.turn) over (partition by u.lane_id) as turn
+          from unnest(v_turns, v_lane_ids, v_hint_ranks, v_hint_ids, v_lane_queues) as u(turn, lane_id, hint_rank, hint_id, queue_id)
+          order by u.lane_id, u.hint_rank, u.hint_id) d;
   end if;
 
   if p_strategy = 'round_robin' then

@@ -45,7 +45,7 @@ language sql stable parallel safe as $$
 $$;
 
 create or replace function tasklane.print_key_id(p_key_id int) returns text
-language sql immutable parallel safe as $$
-  -- How a key is named to people, key-7; admin where there is none: the admin key, or psql.
+language sql stable parallel safe as $$
+  -- How a key is named to people, key-7; admin where there is none: the admin key, or psql. Stable, so that it is inlined.
   select coalesce('key-' || p_key_id, 'admin')
 $$;
