@@ -93,6 +93,7 @@ async function start(
   let onBatches: (ids: readonly string[]) => void = () => undefined;
   let onLines: () => void = () => undefined;
   let onTopUp: (laneIds: readonly number[]) => void = () => undefined;
+  let onSchedules: () => void = () => undefined;
   const tasks = await startTasks({
     db,
     url: directUrl,
@@ -104,6 +105,7 @@ async function start(
     onLines: () => onLines(),
     onTopUp: (laneIds) => onTopUp(laneIds),
     onKeysChanged: auth.forget,
+    onSchedules: () => onSchedules(),
   });
   stops.push(tasks.stop);
   const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
@@ -138,7 +140,7 @@ async function start(
   onCallbacks = jobs.onCallbacks;
   onBatches = jobs.onBatches;
   const schedules = startSchedules({ db, log, announcePut: tasks.announcePut });
-  stops.push(schedules.stop);
+  onSchedules = schedules.onDue;
 
   const fileLimits = {
     batchBytes: config.TASKLANE_BATCH_MAX_BYTES,

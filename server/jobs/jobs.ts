@@ -67,7 +67,7 @@ export async function startJobs(deps: {
     (error) => log.warn({ err: error }, 'could not ask for callbacks to be delivered'),
   );
 
-  const options = { connectionString: url, taskList, crontab: CRONTAB, concurrency: 4, maxPoolSize: 4 };
+  const options = { connectionString: url, taskList, crontab: CRONTAB, concurrency: 2, maxPoolSize: 2 };
   // Callbacks may have become due while nobody ran.
   const starting = keepRunning(options, log, askForDelivery);
   const runner = await starting;

@@ -1,7 +1,6 @@
 import type { Logger } from 'pino';
 import type { Database } from '../db/open.ts';
 import type { NewTask, PutTask } from '../db/put-tasks.ts';
-import { repeat } from '../db/repeat.ts';
 import {
   deleteSchedule,
   listSchedules,
@@ -12,14 +11,13 @@ import {
   type ScheduleSettings,
   setSchedule,
 } from '../db/schedules.ts';
+import { soon } from '../db/soon.ts';
 import { notFound } from '../protocol/errors.ts';
 import { printScheduleId } from '../protocol/schedules.ts';
 import { readCron, ticksAfter } from './cron.ts';
 import { createLook } from './look.ts';
 
-const LOOK_MS = 1000;
-
-/** Schedules, and the timer that puts their tasks. Of several servers that see the same tick one puts its task. */
+/** Schedules, and what puts their tasks. Of several servers that see the same tick one puts its task. */
 export function startSchedules(deps: { db: Database; log: Logger; announcePut(rows: readonly PutTask[]): void }) {
   const { db, log } = deps;
 
@@ -33,9 +31,7 @@ export function startSchedules(deps: { db: Database; log: Logger; announcePut(ro
   const firstTick = (cron: string, timezone: string, now: number) =>
     ticksAfter(readCron(cron, timezone), now, 1)[0] as number;
 
-  const looks = repeat(LOOK_MS, createLook(deps), (error) =>
-    log.warn({ err: error }, 'could not look for schedules that are due'),
-  );
+  const look = soon(createLook(deps), (error) => log.warn({ err: error }, 'could not look for schedules that are due'));
 
   return {
     find,
@@ -78,7 +74,8 @@ export function startSchedules(deps: { db: Database; log: Logger; announcePut(ro
         throw notFound(`unknown schedule ${printScheduleId(scheduleId)}`);
     },
 
-    stop: looks.stop,
+    /** Ticks are due. */
+    onDue: look,
   };
 }
 export type Schedules = ReturnType<typeof startSchedules>;

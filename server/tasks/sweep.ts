@@ -13,8 +13,17 @@ const LATE_MS = 10_000;
 /** Now and then a sweep begins at the bottom, for a commit that was later still. */
 const BOTTOM_MS = 60_000;
 
-/** Notices, within a second, leases that lapsed and delays and deadlines that are over. Every server tries; one at a time sweeps. */
-export function startSweep(db: Database, lanes: Lanes, end: End, log: Logger): { stop(): Promise<void> } {
+/**
+ * Notices, within a second, leases that lapsed, delays and deadlines that are over, and schedules whose tick has come. Every server tries; one at a
+ * time sweeps.
+ */
+export function startSweep(
+  db: Database,
+  lanes: Lanes,
+  end: End,
+  log: Logger,
+  onSchedules: () => void,
+): { stop(): Promise<void> } {
   let since: number | null = null;
   let bottomAt = performance.now();
 
@@ -25,6 +34,7 @@ export function startSweep(db: Database, lanes: Lanes, end: End, log: Logger): {
     end.announceUnanswered(of('dead'), 'dead');
     end.announceUnanswered(of('expired'), 'expired');
     for (const { lane, limited } of of('freed')) lanes.freed(lane, limited);
+    if (of('schedules').length > 0) onSchedules();
   };
 
   const sweep = async () => {

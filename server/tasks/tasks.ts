@@ -34,9 +34,22 @@ export async function startTasks(options: {
   /** The windows of these lanes' batches are to be topped up. */
   onTopUp(laneIds: readonly number[]): void;
   onKeysChanged(): void;
+  /** Ticks of schedules are due. */
+  onSchedules(): void;
 }) {
-  const { db, url, instance, log, keySeconds, eventRetentionSeconds, onCallbacks, onLines, onTopUp, onKeysChanged } =
-    options;
+  const {
+    db,
+    url,
+    instance,
+    log,
+    keySeconds,
+    eventRetentionSeconds,
+    onCallbacks,
+    onLines,
+    onTopUp,
+    onKeysChanged,
+    onSchedules,
+  } = options;
   const heads = createHeads();
   const pollers = createPollers();
   const watchers = createWatchers(db, log);
@@ -69,7 +82,7 @@ export async function startTasks(options: {
   });
   const lanes = createLanes(bus, heads, pollers, feed);
   const end = createEnd({ db, bus, lanes, watchers, onCallbacks, onLines });
-  const sweep = startSweep(db, lanes, end, log);
+  const sweep = startSweep(db, lanes, end, log, onSchedules);
   const readers = createReaders(end, bus);
 
   return {

@@ -9,9 +9,9 @@ set plan_cache_mode = force_generic_plan as $$
 -- One caller at a time; others get nothing. What was due before p_since has been seen to: without this hint, a sweep would walk over all that has
 -- ended meanwhile, while another session holds an old snapshot. Nothing new becomes due in the past, but a commit may be late by moments.
 -- Returns  waiting (it waits now, at lane and rank: lower the heads, wake who waits), moved (it waits at a better rank: lower the heads), freed (of
---          its lane something stopped running), dead and expired as end_tasks does; and first a row swept, with the time of this
---          sweep, where nothing was left for want of p_limit.
--- Touches  running, deferred, ready (delete), ready, task_attempt (insert) and what end_tasks does.
+--          its lane something stopped running), dead and expired as end_tasks does; a row swept, with the time of this sweep, where nothing was left for want of p_limit; a row schedules,
+--          where the ticks of some are due.
+-- Touches  running, deferred, ready (delete), ready, task_attempt (insert), schedule (read) and what end_tasks does.
 #variable_conflict use_column
 declare
   v_due record;
@@ -27,6 +27,10 @@ declare
 begin
   if not pg_try_advisory_xact_lock(hashtext('tasklane.sweep_due')) then
     return;
+  end if;
+  if exists (select from schedule s where s.enabled and s.next_run <= now()) then
+    outcome := 'schedules';
+    return next;
   end if;
   -- Mostly nothing is due, and to find that out is all that an idle server does.
   if not exists (select from running r where r.due_at <= now() and r.due_at >= p_since)
