@@ -9,7 +9,7 @@ import type { ClusterPlace } from './embedded-cluster.ts';
 
 const LOG_LIMIT_BYTES = 10 * 1024 * 1024;
 
-/** Settings for a queue on one machine: durable, few long checkpoints, and vacuum that keeps up with tables whose rows live for seconds. */
+/** Settings for a queue on one machine: durable, and few long checkpoints. */
 const SETTINGS = {
   listen_addresses: '127.0.0.1',
   // A socket's path may have 107 bytes at most, which a data directory's path easily exceeds.
@@ -18,7 +18,6 @@ const SETTINGS = {
   shared_buffers: '256MB',
   max_wal_size: '4GB',
   checkpoint_timeout: '15min',
-  autovacuum_naptime: '10s',
   jit: 'off',
   idle_in_transaction_session_timeout: '10min',
   timezone: 'UTC',

@@ -1,3 +1,4 @@
+import { sql } from 'slonik';
 import type { Database } from './open.ts';
 
 /** Makes the daily partitions of today and so many days ahead, where they are missing. */
@@ -27,4 +28,17 @@ export async function remove(db: Database, removal: (typeof REMOVALS)[number]): 
 /** Forgets workers that were not seen for a week. */
 export async function forgetWorkers(db: Database): Promise<void> {
   await db.call('forget_workers', [], []);
+}
+
+/** How many deleted rows still lie in each of the tables whose rows live for seconds. */
+export async function deadRows(db: Database): Promise<Map<string, number>> {
+  const rows = await db.call<{ table_name: string; dead: string }>('dead_rows', [], []);
+  return new Map(rows.map(({ table_name: table, dead }) => [table, Number(dead)]));
+}
+
+/** Vacuums one of them, if nobody else does. */
+export async function vacuum(db: Database, table: string): Promise<void> {
+  await db.query(
+    sql.unsafe`vacuum (skip_locked, index_cleanup on, truncate off) ${sql.identifier(['tasklane', table])}`,
+  );
 }

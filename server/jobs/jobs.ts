@@ -12,6 +12,7 @@ import { expireOverdue } from '../tasks/expire-overdue.ts';
 import { tidyEvents } from '../tasks/tidy-events.ts';
 import { startRetention } from './retention.ts';
 import { keepRunning } from './runner.ts';
+import { startVacuum } from './vacuum.ts';
 
 const FOLD_MS = 5000;
 /** So long may go by without a server, or with one that can't make them, until tasks share the default partition. */
@@ -78,6 +79,7 @@ export async function startJobs(deps: {
     (error) => log.warn({ err: error }, 'could not add up the counts'),
   );
   const retention = startRetention(db, log);
+  const vacuum = startVacuum(db, log);
 
   return {
     /** There are callbacks to deliver. */
@@ -95,6 +97,7 @@ export async function startJobs(deps: {
     async stop(): Promise<void> {
       await folding.stop();
       await retention.stop();
+      await vacuum.stop();
       await runner.stop();
       await delivery.stop();
     },
