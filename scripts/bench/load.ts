@@ -86,12 +86,12 @@ const TIMER_MS = 1;
 
 /**
  * Open loop: begins `rate` calls a second, evenly, whatever becomes of those before. Gives how long each took in ms, counted from when it was
- * due; so what waits behind a slow one counts, too. Rejects with the first call that does.
+ * due, which `call` is told; so what waits behind a slow one counts, too. Rejects with the first call that does.
  */
 export async function openLoop(
   rate: number,
   seconds: number,
-  call: (n: number) => Promise<unknown>,
+  call: (n: number, from: number) => Promise<unknown>,
 ): Promise<number[]> {
   const times: number[] = [];
   const calls: Promise<void>[] = [];
@@ -99,7 +99,7 @@ export async function openLoop(
   const total = Math.round(rate * seconds);
   let failed: unknown;
   const one = async (n: number, from: number) => {
-    await call(n);
+    await call(n, from);
     times[n] = performance.now() - from;
   };
   while (calls.length < total && !failed) {

@@ -7,16 +7,23 @@ import type { Findings } from '../report.ts';
 /** What a server with nothing to do costs, with Postgres: percent of a core. */
 export async function idle(bench: Bench): Promise<Findings> {
   const seconds = bench.quick ? 10 : 60;
+  const polledSeconds = bench.quick ? 4 : 60;
   const server = await bench.server(await bench.database('idle'));
-  await pause(5000); // what a start leaves to do
+  await pause(bench.quick ? 2000 : 5000); // what a start leaves to do
   const nobody = await shares(bench, server, seconds);
   const http = client(server.url, 10);
   const take = JSON.stringify({ queues: ['bench:0', 'bench:1'], size: 10, wait: 30 });
   let stopping = false;
+  let failed: unknown;
   const polls = Array.from({ length: 10 }, async () => {
-    while (!stopping) await http.post('/v1/queue/take', take).catch(() => undefined);
+    while (!stopping && !failed) {
+      await http.post('/v1/queue/take', take).catch((error) => {
+        if (!stopping) failed ??= error; // the last polls are broken off
+      });
+    }
   });
-  const polled = await shares(bench, server, seconds);
+  const polled = await shares(bench, server, polledSeconds);
+  if (failed) throw failed;
   stopping = true;
   await http.close();
   await Promise.all(polls);
