@@ -4,6 +4,8 @@ import { isPassing, toTasklaneError } from './errors.ts';
 type Held = {
   connection: DatabasePoolConnection;
   usedAt: number;
+  /** Slonik has it back, or it broke. */
+  gone: boolean;
   /** With an error, it is closed. */
   release(error?: unknown): void;
 };
@@ -30,8 +32,11 @@ export function createConnections(pool: DatabasePool, most: number) {
     const over = (error?: unknown) => {
       open--;
       reject(error); // once it is held, this is told to nobody
-      if (held && free.includes(held)) free.splice(free.indexOf(held), 1);
-      held?.release();
+      if (held) {
+        held.gone = true;
+        if (free.includes(held)) free.splice(free.indexOf(held), 1);
+        held.release();
+      }
       const next = waiting.shift();
       if (next) hold(next);
     };
@@ -42,6 +47,7 @@ export function createConnections(pool: DatabasePool, most: number) {
             held = {
               connection,
               usedAt: performance.now(),
+              gone: false,
               release: (error) => (error === undefined ? done() : broken(error)),
             };
             resolve(held);
@@ -59,6 +65,7 @@ export function createConnections(pool: DatabasePool, most: number) {
     });
 
   const giveBack = (held: Held): void => {
+    if (held.gone) return;
     held.usedAt = performance.now();
     const next = waiting.shift();
     if (closed) held.release();

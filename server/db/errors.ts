@@ -23,7 +23,9 @@ export function toTasklaneError(error: unknown): Error {
     }
     if (
       /^(Backend|Connection)/.test(cause.name) ||
-      /[Cc]onnection (terminated|ended|error|timeout)|[Tt]imeout.*connect|^timeout expired$/.test(cause.message)
+      /[Cc]onnection (terminated|ended|error|timeout)|[Tt]imeout.*connect|^timeout expired$|^Client is (pending |)destroy|released connection/.test(
+        cause.message,
+      )
     ) {
       return unavailable(error);
     }

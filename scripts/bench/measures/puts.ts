@@ -44,6 +44,11 @@ export async function puts(bench: Bench): Promise<Findings> {
     for (const { run, runs } of contenders) runs.push(await run(seconds));
   }
   for (const peer of peers) await peer.close();
+  const sweep: Row[] = [];
+  for (const connections of [1, 8, 64, 512]) {
+    const { rate, p50, p99 } = await hammer(url, body, connections, seconds);
+    sweep.push({ work: `put, ${connections} connections`, rate, p50, p99 });
+  }
   await server.stop();
   await echo.stop();
 
@@ -61,5 +66,5 @@ export async function puts(bench: Bench): Promise<Findings> {
       ? []
       : [{ what: `put / ${work.replace(/,.*| \(.*/, '')}`, value: ratioOf(ours, of(runs, 'rate')), atLeast }],
   );
-  return { rows, bars };
+  return { rows: [...rows, ...sweep], bars };
 }

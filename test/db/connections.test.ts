@@ -1,0 +1,56 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import pg from 'pg';
+import { sql } from 'slonik';
+import { openDatabase } from '../../server/db/open.ts';
+import { createDatabase } from '../support/database.ts';
+
+let database: Awaited<ReturnType<typeof createDatabase>>;
+let db: Awaited<ReturnType<typeof openDatabase>>;
+let client: pg.Client;
+before(async () => {
+  database = await createDatabase();
+  db = await openDatabase(database.url, { maxConnections: 3 });
+  client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+});
+after(async () => {
+  await client.end();
+  await db.close();
+  await database.drop();
+});
+
+const session = async () => (await db.query<{ pid: number }>(sql.unsafe`select pg_backend_pid() as pid`))[0]?.pid;
+const busy = () => db.query<{ pid: number }>(sql.unsafe`select pg_backend_pid() as pid from pg_sleep(0.1)`);
+
+test('calls one after the other use one connection, and calls at once use others, up to the limit', async () => {
+  const first = await session();
+  assert.equal(await session(), first);
+  const pids = (await Promise.all(Array.from({ length: 9 }, busy))).map(([row]) => row?.pid);
+  assert.equal(new Set(pids).size, 3);
+  const last = await session();
+  assert.equal(await session(), last);
+});
+
+test('connections that are ended, free or under way, are replaced; their calls are unavailable for now, and no other fails', async () => {
+  for (let round = 0; round < 3; round++) {
+    const calls = Promise.allSettled(Array.from({ length: 6 }, busy));
+    await new Promise((resolve) => setImmediate(resolve));
+    await client.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`,
+    );
+    for (const call of await calls) {
+      if (call.status === 'rejected') assert.equal(call.reason.status, 503, call.reason);
+    }
+    // The first ones may still find that their connection is gone.
+    let failed = 0;
+    for (let n = 0; n < 20; n++) {
+      await session().catch((error) => {
+        assert.equal(error.status, 503, error);
+        failed++;
+      });
+    }
+    assert.ok(failed <= 3, `${failed} of 20 calls failed`);
+    await session();
+  }
+});
