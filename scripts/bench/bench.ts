@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
@@ -48,9 +48,15 @@ export async function startBench(options: {
   rounds: number;
 }): Promise<Bench & { stop(): Promise<void> }> {
   const dataDir = await mkdtemp(join(tmpdir(), 'tasklane-bench-'));
+  await chmod(dataDir, 0o711); // or, run by root, the cluster would live outside of it and stay behind
   const stops: (() => Promise<unknown>)[] = [() => rm(dataDir, { recursive: true, force: true })];
-  const stop = async () => {
-    for (const one of stops.splice(0).reverse()) await one();
+  let stopping: Promise<void> | undefined;
+  // A signal ends the measurement as well, which asks again.
+  const stop = () => {
+    stopping ??= (async () => {
+      for (const one of stops.reverse()) await one();
+    })();
+    return stopping;
   };
   try {
     const postgres = await startEmbeddedPostgres({ dataDir, owner: 'bench', log: pino({ level: 'warn' }) });

@@ -59,10 +59,18 @@ const chosen = Object.entries(MEASURES).filter(([name, { extra }]) =>
   positionals.length > 0 ? positionals.includes(name) : !extra,
 );
 const found: Record<string, Findings> = {};
+let stop = async (): Promise<void> => undefined;
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const) {
+  process.once(signal, () => void stop().finally(() => process.exit(code)));
+}
 for (const [name, { run }] of chosen) {
   console.error(`${name} …`);
   // A Postgres each: what one leaves behind for vacuum would be the next one's load.
   const bench = await startBench({ quick: flags.quick, rounds: flags.quick ? 3 : 5 });
+  stop = bench.stop;
   try {
     found[name] = await run(bench);
   } finally {
