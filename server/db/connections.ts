@@ -16,7 +16,7 @@ const IDLE_MS = 60_000;
 
 /**
  * The pool's connections, of those that are free the one that was used last. Slonik itself goes round all of them, and each then plans every function anew
- * and runs it with cold caches: a put a request at 300 a second cost Postgres 1.3 ms, and costs 0.7.
+ * and runs it with cold caches: a put a request at 300 a second cost Postgres 1.3 ms, and costs 0.96.
  */
 export function createConnections(pool: DatabasePool, most: number) {
   /** The one used last stands last. */
@@ -68,8 +68,8 @@ export function createConnections(pool: DatabasePool, most: number) {
     if (held.gone) return;
     held.usedAt = performance.now();
     const next = waiting.shift();
-    if (closed) held.release();
-    else if (next) next.resolve(held);
+    if (next) next.resolve(held);
+    else if (closed) held.release();
     else free.push(held);
   };
 

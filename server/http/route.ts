@@ -121,6 +121,7 @@ export function mount(
   }
   return (req, res) => {
     const url = req.url as string;
+    if (url.includes(':')) return false; // it could pose as the name of a parameter
     const [, before, id, after] = TASK_PATH.exec(url) ?? [];
     const answer = direct.get(`${req.method} ${id === undefined ? url : `${before}:id${after}`}`);
     void answer?.(req, res, id === undefined ? {} : { id });

@@ -21,12 +21,29 @@ after(async () => {
 });
 
 const session = async () => (await db.query<{ pid: number }>(sql.unsafe`select pg_backend_pid() as pid`))[0]?.pid;
-const busy = () => db.query<{ pid: number }>(sql.unsafe`select pg_backend_pid() as pid from pg_sleep(0.1)`);
+/** Calls that are under way, as many as there are connections, and wait for `go`. */
+const callsUnderWay = async (count: number) => {
+  await client.query('select pg_advisory_lock(1)');
+  const calls = Array.from({ length: count }, () =>
+    db.query<{ pid: number }>(
+      sql.unsafe`select pg_backend_pid() as pid from (select pg_advisory_xact_lock_shared(1)) l`,
+    ),
+  );
+  for (let waiting = 0; waiting < 3; ) {
+    const { rows } = await client.query(
+      `select count(*)::int as waiting from pg_stat_activity where datname = current_database() and wait_event = 'advisory'`,
+    );
+    waiting = rows[0].waiting;
+  }
+  return { calls, go: () => client.query('select pg_advisory_unlock(1)') };
+};
 
 test('calls one after the other use one connection, and calls at once use others, up to the limit', async () => {
   const first = await session();
   assert.equal(await session(), first);
-  const pids = (await Promise.all(Array.from({ length: 9 }, busy))).map(([row]) => row?.pid);
+  const { calls, go } = await callsUnderWay(9);
+  await go();
+  const pids = (await Promise.all(calls)).map(([row]) => row?.pid);
   assert.equal(new Set(pids).size, 3);
   const last = await session();
   assert.equal(await session(), last);
@@ -34,12 +51,13 @@ test('calls one after the other use one connection, and calls at once use others
 
 test('connections that are ended, free or under way, are replaced; their calls are unavailable for now, and no other fails', async () => {
   for (let round = 0; round < 3; round++) {
-    const calls = Promise.allSettled(Array.from({ length: 6 }, busy));
-    await new Promise((resolve) => setImmediate(resolve));
+    const { calls, go } = await callsUnderWay(6);
+    const settled = Promise.allSettled(calls);
     await client.query(
       `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`,
     );
-    for (const call of await calls) {
+    await go();
+    for (const call of await settled) {
       if (call.status === 'rejected') assert.equal(call.reason.status, 503, call.reason);
     }
     // The first ones may still find that their connection is gone.
@@ -53,4 +71,15 @@ test('connections that are ended, free or under way, are replaced; their calls a
     assert.ok(failed <= 3, `${failed} of 20 calls failed`);
     await session();
   }
+});
+
+test('what is under way when all is closed comes to its end, and so does what waits for it', async () => {
+  const closing = await openDatabase(database.url, { maxConnections: 1 });
+  await client.query('select pg_advisory_lock(2)');
+  const calls = Array.from({ length: 3 }, () =>
+    closing.query(sql.unsafe`select from (select pg_advisory_xact_lock_shared(2)) l`).catch(() => undefined),
+  );
+  const closed = closing.close();
+  await client.query('select pg_advisory_unlock(2)');
+  await Promise.all([...calls, closed]);
 });

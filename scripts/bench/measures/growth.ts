@@ -13,8 +13,8 @@ export async function growth(bench: Bench): Promise<Findings> {
   const sizes = [1_000, 10_000, 100_000, 1_000_000, 10_000_000].filter((size) => size <= most);
   return {
     rows: [
-      ...(await waiting(bench, sizes)),
-      ...(await finished(bench, sizes)),
+      ...(await more(bench, 'waiting', 'tasks wait in the lane', sizes, fill)),
+      ...(await more(bench, 'finished', 'finished tasks are kept', sizes, end)),
       ...(await lanes(bench)),
       ...(await tenants(bench, sizes.slice(0, 3))),
       ...(await instances(bench)),
@@ -23,27 +23,21 @@ export async function growth(bench: Bench): Promise<Findings> {
   };
 }
 
-async function waiting(bench: Bench, sizes: readonly number[]): Promise<Row[]> {
-  return withServer(bench, 'waiting', async (http, database) => {
+/** The same database with ever more of something, which `add` brings there. */
+async function more(
+  bench: Bench,
+  name: string,
+  what: string,
+  sizes: readonly number[],
+  add: (database: string, count: number) => Promise<void>,
+): Promise<Row[]> {
+  return withServer(bench, name, async (http, database) => {
     const rows: Row[] = [];
     let there = 0;
     for (const size of sizes) {
-      await fill(database, size - there);
+      await add(database, size - there);
       there = size;
-      rows.push(row(`${size.toLocaleString('en')} tasks wait in the lane`, await costs(http, bench)));
-    }
-    return rows;
-  });
-}
-
-async function finished(bench: Bench, sizes: readonly number[]): Promise<Row[]> {
-  return withServer(bench, 'finished', async (http, database) => {
-    const rows: Row[] = [];
-    let there = 0;
-    for (const size of sizes) {
-      await end(database, size - there);
-      there = size;
-      rows.push(row(`${size.toLocaleString('en')} finished tasks are kept`, await costs(http, bench)));
+      rows.push(row(`${size.toLocaleString('en')} ${what}`, await costs(http, bench)));
     }
     return rows;
   });
