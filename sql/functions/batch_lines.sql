@@ -92,7 +92,7 @@ begin
   select array_agg(l.ord order by l.ord), array_agg(l.line order by l.ord) into v_ords, v_lines from batch_lines(p_batch_id, v_ids, p_bytes) l;
   -- What is behind the last line and has a result had no room; what has none is passed over.
   select min(i.ord) - 1 into v_through
-  from unnest(v_ids) with ordinality i(id, ord) where i.ord > v_ords[cardinality(v_ords)] and exists (select from result r where r.id = i.id);
+  from unnest(v_ids) with ordinality i(id, ord) where i.ord > v_ords[cardinality(v_ords)] and exists (select from result r where r.id = i.id offset 0);
   v_through := coalesce(v_through, cardinality(v_ids));
   return query
   select v_places[n], v_lines[array_position(v_ords, n)],

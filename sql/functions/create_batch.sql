@@ -126,7 +126,7 @@ begin
         cross join lateral (
           select w.ctid from ready w where w.lane_id = t.lane_id and w.rank = k.rank and w.id = t.id and w.attempt = 0 for update skip locked) w
         where t.batch_id = p_batch_id and t.lane_id = v_lane.lane_id and t.id <= v_lane.released_through
-          and not exists (select from result r where r.id = t.id)))
+          and not exists (select from result r where r.id = t.id offset 0)))
       returning id
     )
     select min(g.id) into v_first from gone g;

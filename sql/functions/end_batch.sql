@@ -64,15 +64,15 @@ begin
   v_slice := array(
     select t.id from task t where t.batch_id = p_batch_id and t.lane_id = p_lane_id and t.id > p_after
     order by t.batch_id, t.lane_id, t.id limit p_limit);
-  v_open := array(select s.id from unnest(v_slice) s(id) where not exists (select from result r where r.id = s.id));
+  v_open := array(select s.id from unnest(v_slice) s(id) where not exists (select from result r where r.id = s.id offset 0));
   select json_agg(json_build_object('lane', w.lane, 'limited', w.limited)) into ended
   from withdraw_tasks(v_open, v_batch.ending::text::outcome) w;
   -- What is nowhere has not been released; nobody can release it while we hold the lane.
   v_held := array(
     select o.id from unnest(v_open) o(id)
-    where not exists (select from result r where r.id = o.id) and not exists (select from running u where u.id = o.id)
-      and not exists (select from deferred d where d.id = o.id)
-      and not exists (select from lane_ranks(p_lane_id) k(rank) join ready w on w.lane_id = p_lane_id and w.rank = k.rank and w.id = o.id));
+    where not exists (select from result r where r.id = o.id offset 0) and not exists (select from running u where u.id = o.id offset 0)
+      and not exists (select from deferred d where d.id = o.id offset 0)
+      and not exists (select from lane_ranks(p_lane_id) k(rank) join ready w on w.lane_id = p_lane_id and w.rank = k.rank and w.id = o.id offset 0));
   perform end_tasks(array(
     select (h.id, now(), null, v_batch.ending::text, 0, case v_batch.ending when 'expired' then 408 else 499 end, null, null, null)::result
     from unnest(v_held) h(id)));

@@ -94,9 +94,9 @@ begin
     -- After a pause some have been taken before.
     v_lines := array(
       select n.id from unnest(v_next) n(id)
-      where not exists (select from running u where u.id = n.id) and not exists (select from deferred d where d.id = n.id)
-        and not exists (select from result r where r.id = n.id)
-        and not exists (select from lane_ranks(p_lane_id) k(rank) join ready w on w.lane_id = p_lane_id and w.rank = k.rank and w.id = n.id)
+      where not exists (select from running u where u.id = n.id offset 0) and not exists (select from deferred d where d.id = n.id offset 0)
+        and not exists (select from result r where r.id = n.id offset 0)
+        and not exists (select from lane_ranks(p_lane_id) k(rank) join ready w on w.lane_id = p_lane_id and w.rank = k.rank and w.id = n.id offset 0)
       order by n.id);
   end loop;
   update batch_lane b set released_through = v_after, all_released = v_expanded and v_last
