@@ -12,13 +12,16 @@ set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   v_recording boolean := recording();
+  v_first bigint;
+  v_last bigint;
 begin
+  select min(r.id), max(r.id) into v_first, v_last from unnest(p_results) r;
   return query
   with ended as materialized (
     select r.nth::int, t.id, t.lane_id, case when t.batch_id is null then t.tenant_id end as tenant_id, t.batch_id, t.mode, t.instance_id, t.callback_url, r.completed_at, r.outcome, r.attempt,
            r.status_code, l.level, q.queue_id, q.queue, q.max_completed_tasks, q.max_running
     from unnest(p_results) with ordinality as r(id, completed_at, taken_at, outcome, attempt, status_code, request_id, worker, body, nth)
-    cross join lateral (select * from task t where t.id = r.id limit 1) t
+    cross join lateral (select * from task t where t.id = r.id and t.id between v_first and v_last limit 1) t
     join lane l on l.lane_id = t.lane_id join queue q on q.queue_id = l.queue_id
   ), results as (
     insert into result select * from unnest(p_results)

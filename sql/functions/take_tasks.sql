@@ -115,6 +115,8 @@ declare
   v_attempts int[] := '{}';
   v_ranks smallint[] := '{}';
   v_taken_turns int[] := '{}';
+  v_first bigint;
+  v_last_id bigint;
 begin
   select min(l.lane) into v_bad from unnest(p_lanes) as l(lane) where l.lane !~ '^[A-Za-z0-9_-]{1,64}:\d{1,2}$';
   if v_bad is not null then
@@ -236,7 +238,7 @@ begin
     )
     select array_agg(d.id order by d.place) as ids, array_agg(d.attempt + 1 order by d.place) as attempts,
            array_agg(d.rank order by d.place) as ranks, array_agg(v_turns[d.turn] order by d.place) as turns,
-           array_agg(d.queue_id order by d.place) filter (where v_limits > 0) as queues
+           array_agg(d.queue_id order by d.place) filter (where v_limits > 0) as queues, min(d.id) as first, max(d.id) as last
       into v_more
     from dealt d;
     v_got := coalesce(cardinality(v_more.ids), 0);
@@ -244,6 +246,8 @@ begin
     v_attempts := v_attempts || v_more.attempts;
     v_ranks := v_ranks || v_more.ranks;
     v_taken_turns := v_taken_turns || v_more.turns;
+    v_first := least(v_first, v_more.first);
+    v_last_id := greatest(v_last_id, v_more.last);
     for n in 1..coalesce(cardinality(v_more.queues), 0) loop
       v_rooms[v_more.queues[n]] := v_rooms[v_more.queues[n]] - 1;
     end loop;
@@ -264,7 +268,7 @@ begin
          t.callback_url, t.metadata::text, case when t.mode = 'batch' and t.id >= l.top_up_at then l.lane_id end,
          case when u.dealt = 1 or sum(octet_length(t.data::text)) over (order by u.dealt) <= 32 * 1024 * 1024 then t.data::text end
   from unnest(v_ids, v_attempts, v_ranks, v_taken_turns) with ordinality as u(id, attempt, rank, turn, dealt)
-  cross join lateral (select * from task t where t.id = u.id limit 1) t
+  cross join lateral (select * from task t where t.id = u.id and t.id between v_first and v_last_id limit 1) t
   join lane l on l.lane_id = t.lane_id
   join queue q on q.queue_id = l.queue_id
   left join instance n on n.instance_id = t.instance_id
