@@ -30,13 +30,30 @@ export type PutTask = {
   /** null: no queue was found. */
   lane: string | null;
   rank: number;
-  /** repeated: its idempotency key had put this task before. */
-  state: 'waiting' | 'deferred' | 'repeated' | null;
+  /** repeated: its idempotency key had put this task before. running: its taker has it. */
+  state: 'waiting' | 'deferred' | 'repeated' | 'running' | null;
   /** Set when the task, or another of its group, was refused; then nothing of the group was put. */
   code: string | null;
   message: string | null;
   /** Seconds. */
   retry_after: number | null;
+};
+
+export type PutRow = PutTask & {
+  /** What its taker is to be told; null unless one has it. */
+  ak: string | null;
+  endpoint: string | null;
+  created_at: number | null;
+  expires_at: number | null;
+};
+
+/** A take that sleeps in a lane, and is to have a task if that goes there. */
+export type Taker = {
+  /** `queue:level`. */
+  lane: string;
+  worker: string | null;
+  leaseSeconds: number | null;
+  maxAttempts: number | null;
 };
 
 /** The types of what `putArguments` gives. */
@@ -70,15 +87,32 @@ export function putArguments(groups: readonly (readonly NewTask[])[], instanceId
   ];
 }
 
+const TYPES = [...PUT_TYPES, 'int', 'text[]', 'text[]', 'int[]', 'int[]'];
+
 /**
- * Puts groups of tasks in one transaction; a group stands or falls as a whole. Idempotency keys are remembered for `keySeconds`. Gives a
- * row a task, in the order given.
+ * Puts groups of tasks in one transaction; a group stands or falls as a whole. Idempotency keys are remembered for `keySeconds`. `takers`: who
+ * is to have which of the tasks, all groups counted through. Gives a row a task, in the order given.
  */
 export function putTasks(
   db: Database,
   groups: readonly (readonly NewTask[])[],
   instanceId: number,
   keySeconds: number,
+  takers: readonly (Taker | undefined)[],
 ) {
-  return db.call<PutTask>('put_tasks', [...putArguments(groups, instanceId), keySeconds], [...PUT_TYPES, 'int']);
+  // Mostly nobody sleeps, and then nothing is asked about it.
+  const some = takers.some((taker) => taker);
+  const all = <T>(of: (taker: Taker) => T) => (some ? takers.map((taker) => (taker ? of(taker) : null)) : null);
+  return db.call<PutRow>(
+    'put_tasks',
+    [
+      ...putArguments(groups, instanceId),
+      keySeconds,
+      all((taker) => taker.lane),
+      all((taker) => taker.worker),
+      all((taker) => taker.leaseSeconds),
+      all((taker) => taker.maxAttempts),
+    ],
+    TYPES,
+  );
 }

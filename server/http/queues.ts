@@ -22,6 +22,7 @@ export function queueRoutes({ db, tasks }: { db: Database; tasks: Tasks }): Rout
   };
   const change = async (name: string | undefined, settings: object) => {
     await setQueue(db, name ?? '', settings);
+    tasks.lanes.opened(name ?? '');
     return { json: await find(name) };
   };
   const laneStats = async (lane: string | undefined): Promise<LaneStats> => {

@@ -5,15 +5,24 @@ import { listen } from '../db/listen.ts';
 import type { Database } from '../db/open.ts';
 import type { Head } from '../db/take-tasks.ts';
 import { isBelow } from './heads.ts';
+import { queueOf } from './pollers.ts';
 
 const BEAT_MS = 5000;
 /** Shortest time between two notifying commits under load; a quiet server says things at once. */
 const GAP_MS = 3;
+/**
+ * What nobody waits for is said within this time: takes that are not asleep look by themselves. Said at once, it made two servers slower than one,
+ * and four half as fast, since every server hears every message.
+ */
+const LATER_MS = 100;
+/** How often a server says that takes sleep in a lane here, and for how long the others remember. */
+const ASLEEP_MS = 4000;
+const REMEMBER_MS = 10_000;
 /** NOTIFY carries less than 8,000 bytes. */
 const MAX_BYTES = 7500;
 
-/** Lists of ids, of lanes for `free` and `room`, of workers for `drain`. */
-const LISTS = ['ended', 'events', 'reading', 'free', 'room', 'drain'] as const;
+/** Lists of ids, of lanes for `free`, `room` and `asleep`, of queues for `turns`, of workers for `drain`. */
+const LISTS = ['ended', 'events', 'reading', 'free', 'room', 'asleep', 'turns', 'drain'] as const;
 type List = (typeof LISTS)[number];
 
 const list = z.array(z.string()).default([]);
@@ -26,6 +35,8 @@ const message = z.object({
   reading: list,
   free: list,
   room: list,
+  asleep: list,
+  turns: list,
   drain: list,
   keys: z.boolean().default(false),
   hello: z.boolean().default(false),
@@ -71,11 +82,19 @@ export async function startBus(options: {
   let lists = emptyLists();
   let flags: { hello?: true; keys?: true } = {};
   let busy = false;
-  const hasNews = () => wakes.size > 0 || LISTS.some((name) => lists[name].size > 0) || Object.keys(flags).length > 0;
-
+  let urgent = false;
+  let later: NodeJS.Timeout | undefined;
+  /** Until when takes are known to sleep on other servers: in a lane, in one of a queue's, for a turn in a queue. */
+  const awaited = new Map<string, number>();
+  const isAwaited = (what: string) => (awaited.get(what) ?? 0) > performance.now();
+  /** When it was last said that takes sleep here. */
+  const saidAt = new Map<string, number>();
   const flush = async () => {
     busy = true;
-    while (hasNews()) {
+    while (urgent) {
+      urgent = false;
+      clearTimeout(later);
+      later = undefined;
       const started = performance.now();
       const messages = pack({ from: instanceId, ...flags }, [
         ...[...wakes.values()].map((wake) => ['wake', wake] as const),
@@ -90,17 +109,31 @@ export async function startBus(options: {
         log.warn({ err: error }, 'could not tell other servers; they will see for themselves');
       }
       const left = GAP_MS - (performance.now() - started);
-      if (left > 0 && hasNews()) await new Promise((resolve) => setTimeout(resolve, left));
+      if (left > 0 && urgent) await new Promise((resolve) => setTimeout(resolve, left));
     }
     busy = false;
   };
   const say = () => {
+    urgent = true;
     if (!busy) void flush();
   };
-  const tell = (name: List) => (entry: string) => {
-    if (others === 0) return;
-    lists[name].add(entry);
-    say();
+  const sayLater = () => {
+    later ??= setTimeout(say, LATER_MS);
+  };
+  const tell =
+    (name: List, isUrgent: (entry: string) => boolean = () => true) =>
+    (entry: string) => {
+      if (others === 0) return;
+      lists[name].add(entry);
+      if (isUrgent(entry)) say();
+      else sayLater();
+    };
+  const tellAsleep = tell('asleep');
+  const tellTurns = tell('turns');
+  const isNews = (what: string) => {
+    if (performance.now() - (saidAt.get(what) ?? Number.NEGATIVE_INFINITY) < ASLEEP_MS) return false;
+    saidAt.set(what, performance.now());
+    return true;
   };
 
   const beat = async () => {
@@ -116,7 +149,13 @@ export async function startBus(options: {
     onMessage(text) {
       const heard = parse(text);
       if (!heard || heard.from === instanceId) return;
-      if (heard.hello) others = Math.max(others, 1);
+      if (heard.hello) {
+        others = Math.max(others, 1);
+        saidAt.clear();
+      }
+      const until = performance.now() + REMEMBER_MS;
+      for (const lane of heard.asleep) for (const what of [lane, queueOf(lane)]) awaited.set(what, until);
+      for (const queue of heard.turns) awaited.set(turnOf(queue), until);
       for (const [lane, rank, id, count] of heard.wake) handlers.wake(lane, { rank, id }, count);
       if (heard.ended.length + heard.events.length > 0) {
         handlers.ended(heard.ended, heard.events, heard.from === undefined);
@@ -144,7 +183,17 @@ export async function startBus(options: {
         there[3] += count;
         if (isBelow(head, { rank: there[1], id: there[2] })) [there[1], there[2]] = [head.rank, head.id];
       } else wakes.set(lane, [lane, head.rank, head.id, count]);
-      say();
+      if (isAwaited(lane)) say();
+      else sayLater();
+    },
+    /** A take sleeps here; `sequential`: for its turn, too. */
+    asleep(lanes: readonly string[], sequential: boolean): void {
+      if (others === 0) return;
+      for (const lane of lanes) {
+        if (isNews(lane)) tellAsleep(lane);
+        const queue = queueOf(lane);
+        if (sequential && isNews(turnOf(queue))) tellTurns(queue);
+      }
     },
     /** The task has ended. */
     ended: tell('ended'),
@@ -153,20 +202,23 @@ export async function startBus(options: {
     /** This server has a reader of a stream that another one may look after. */
     reading: tell('reading'),
     /** A running task of this lane's queue ended, so that its next one may be taken in sequence. */
-    free: tell('free'),
+    free: tell('free', (lane) => isAwaited(turnOf(queueOf(lane)))),
     /** The same in a queue with max_running, so that one more may be taken. */
-    room: tell('room'),
+    room: tell('room', (lane) => isAwaited(queueOf(lane))),
     keysChanged(): void {
       flags.keys = true;
       say();
     },
     async stop(): Promise<void> {
       clearInterval(timer);
+      clearTimeout(later);
       await listener.stop();
       await leaveInstance(db, instance).catch(() => undefined);
     },
   };
 }
+const turnOf = (queue: string) => `turn ${queue}`;
+
 export type Bus = Awaited<ReturnType<typeof startBus>>;
 
 const emptyLists = (): Record<List, Set<string>> => ({
@@ -175,6 +227,8 @@ const emptyLists = (): Record<List, Set<string>> => ({
   reading: new Set(),
   free: new Set(),
   room: new Set(),
+  asleep: new Set(),
+  turns: new Set(),
   drain: new Set(),
 });
 

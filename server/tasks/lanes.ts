@@ -29,6 +29,12 @@ export function createLanes(bus: Bus, heads: Heads, pollers: Pollers, feed: Feed
       feed.rouse();
     },
 
+    /** A queue's settings changed: it may have been resumed, or may have more running. */
+    opened(queue: string): void {
+      pollers.room(`${queue}:`);
+      bus.room(`${queue}:`);
+    },
+
     /** A task of the lane's queue stopped running; `limited`: the queue has a max_running. */
     freed(lane: string, limited: boolean): void {
       if (limited) {

@@ -1,17 +1,34 @@
 import { createCoalescer } from '../db/coalesce.ts';
 import type { Database } from '../db/open.ts';
-import { type NewTask, type PutTask, putTasks } from '../db/put-tasks.ts';
+import { type NewTask, type PutRow, type PutTask, putTasks } from '../db/put-tasks.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import type { Bus } from './bus.ts';
+import { createHandOver } from './hand-over.ts';
 import type { Lanes } from './lanes.ts';
+import type { Pollers } from './pollers.ts';
 
-export function createPut(db: Database, bus: Bus, lanes: Lanes, keySeconds: number) {
+export function createPut(
+  db: Database,
+  bus: Bus,
+  lanes: Lanes,
+  pollers: Pollers,
+  instance: string,
+  keySeconds: number,
+) {
+  const promise = createHandOver(pollers, instance);
+
   const submit = createCoalescer<readonly NewTask[], readonly PutTask[]>({
     maxItems: 1000,
     count: (group) => group.length,
     bytes: (group) => group.reduce((sum, task) => sum + task.data.length, 0),
     async run(groups) {
-      const rows = await putTasks(db, groups, bus.instanceId, keySeconds);
+      const handOver = promise(groups.flat());
+      let rows: readonly PutRow[] = [];
+      try {
+        rows = await putTasks(db, groups, bus.instanceId, keySeconds, handOver.takers);
+      } finally {
+        handOver.end(rows);
+      }
       announcePut(rows);
       let from = 0;
       return groups.map((group) => {

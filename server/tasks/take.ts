@@ -108,21 +108,26 @@ export function createTake(
   const take = async (request: TakeRequest, signal: AbortSignal): Promise<TakenTask[]> => {
     if (request.waitSeconds === 0) return takeNow(request);
     const untilMs = performance.now() + request.waitSeconds * 1000;
-    const sequential = request.strategy === 'sequential';
-    const choosy = sequential || request.endpoint !== null || request.minAgeSeconds > 0;
-    const poller = pollers.join(request.lanes, { sequential, choosy });
+    const poller = pollers.join(request);
     let woken = true;
     try {
       for (;;) {
-        poller.looking();
-        const tasks = await takeNow(request).catch((error) => {
-          // Who waits anyway outlasts a database that is away for a moment.
-          if (!isPassing(error) || performance.now() >= untilMs) throw error;
-          return [];
-        });
-        if (tasks.length > 0 && !woken && request.minAgeSeconds === 0) lateTakes++;
-        if (tasks.length > 0 || performance.now() >= untilMs) return tasks;
-        await poller.sleep(untilMs, signal);
+        const sawAll = poller.looking();
+        if (sawAll) {
+          const tasks = await takeNow(request).catch((error) => {
+            // Who waits anyway outlasts a database that is away for a moment.
+            if (!isPassing(error) || performance.now() >= untilMs) throw error;
+            return undefined;
+          });
+          if (tasks && tasks.length < request.size) sawAll();
+          if (tasks && tasks.length > 0) {
+            if (!woken && request.minAgeSeconds === 0) lateTakes++;
+            return tasks;
+          }
+        }
+        if (performance.now() >= untilMs) return [];
+        const handed = await poller.sleep(untilMs, signal);
+        if (handed.length > 0) return handed;
         woken = poller.woken;
         if (signal.aborted) return [];
       }

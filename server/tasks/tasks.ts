@@ -51,7 +51,7 @@ export async function startTasks(options: {
     onSchedules,
   } = options;
   const heads = createHeads();
-  const pollers = createPollers();
+  const pollers = createPollers((lanes, sequential) => bus.asleep(lanes, sequential));
   const watchers = createWatchers(db, log);
   const workers = createWorkers(db, log);
   const feed = createFeed(db, log, eventRetentionSeconds);
@@ -86,7 +86,7 @@ export async function startTasks(options: {
   const readers = createReaders(end, bus);
 
   return {
-    ...createPut(db, bus, lanes, keySeconds),
+    ...createPut(db, bus, lanes, pollers, instance, keySeconds),
     ...createTake(db, lanes, heads, pollers, feed, log, onTopUp),
     ...createLease(db, lanes, end, workers),
     ...createMove(db, lanes),

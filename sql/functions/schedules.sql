@@ -90,7 +90,8 @@ begin
   if not found then
     return;
   end if;
-  select p.* into ord, id, task_id, lane, rank, state, code, message, retry_after
+  select p.ord, p.id, p.task_id, p.lane, p.rank, p.state, p.code, p.message, p.retry_after
+    into ord, id, task_id, lane, rank, state, code, message, retry_after
   from put_tasks(p_groups, p_tenant_ids, p_key_ids, p_queues, p_endpoints, p_levels, p_modes, p_priorities, p_timeouts,
                  p_callback_urls, p_trace_ids, p_data, p_instance_id, p_models, p_options) p;
   if fire_schedule.code is null then
