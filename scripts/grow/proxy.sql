@@ -63,7 +63,7 @@ create function tasklane.take_on(p_shard int, p_lanes text[], p_sizes int[], p_s
 ) returns table (
   request int, turn int, id bigint, rank smallint, task_id text, attempt int, ak text, instance text,
   endpoint text, queue text, level smallint, mode tasklane.response_mode, created_at timestamptz, expires_at timestamptz,
-  batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text
+  batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text, more boolean
 ) language plproxy as $$
   cluster 'shards'; run on p_shard;
   select * from tasklane.take_tasks(p_lanes::text[], p_sizes::int[], p_strategy::text, null::smallint[], null::bigint[], p_endpoint::text,
@@ -77,7 +77,7 @@ create function tasklane.take_tasks(
 ) returns table (
   request int, turn int, id bigint, rank smallint, task_id text, attempt int, ak text, instance text,
   endpoint text, queue text, level smallint, mode tasklane.response_mode, created_at timestamptz, expires_at timestamptz,
-  batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text
+  batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text, more boolean
 ) language plpgsql as $$
 -- As take_tasks, for one request (of p_sizes the first counts). Shards are asked one after the other until it has enough, another one first
 -- each time; the strategy holds within a shard. Hints are passed over.
@@ -94,7 +94,7 @@ begin
     exit when v_left = 0;
     return query
     select t.request, v_part.turns[t.turn], t.id, t.rank, t.task_id, t.attempt, t.ak, t.instance, t.endpoint, t.queue, t.level, t.mode,
-           t.created_at, t.expires_at, t.batch_id, t.trace_id, t.custom_id, t.callback_url, t.metadata, t.tops_up, t.data
+           t.created_at, t.expires_at, t.batch_id, t.trace_id, t.custom_id, t.callback_url, t.metadata, t.tops_up, t.data, t.more
     from tasklane.take_on(v_part.shard, v_part.lanes, array[v_left], p_strategy, p_endpoint, p_min_age_seconds, p_lease_seconds, p_workers, p_max_attempts) t;
     get diagnostics v_got = row_count;
     v_left := v_left - v_got;

@@ -42,6 +42,8 @@ export type TakenTask = {
   tops_up: number | null;
   /** null: past what one call may carry; to be given back. */
   data: string | null;
+  /** Others may wait in the lanes. */
+  more: boolean;
 };
 
 const TYPES = ['text[]', 'int[]', 'text', 'smallint[]', 'bigint[]', 'text', 'int', 'int[]', 'text[]', 'int[]'];

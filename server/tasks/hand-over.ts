@@ -73,5 +73,6 @@ function takenTask(task: NewTask, row: PutRow, sleeper: Poller, instance: string
     metadata: metadata === undefined ? null : JSON.stringify(metadata),
     tops_up: null,
     data: task.data,
+    more: false,
   };
 }

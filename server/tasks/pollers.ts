@@ -76,7 +76,7 @@ export function createPollers(
       }
       return {
         /**
-         * It looks, and calls what this gives when there was less than it would have taken. Nothing is given where a look is of no use: somebody has
+         * It looks, and calls what this gives when nothing is left. Nothing is given where a look is of no use: somebody has
          * just seen that its lanes are empty.
          */
         looking(): (() => void) | undefined {

@@ -119,7 +119,7 @@ export function createTake(
             if (!isPassing(error) || performance.now() >= untilMs) throw error;
             return undefined;
           });
-          if (tasks && tasks.length < request.size) sawAll();
+          if (tasks && (tasks.length < request.size || !tasks[0]?.more)) sawAll();
           if (tasks && tasks.length > 0) {
             if (!woken && request.minAgeSeconds === 0) lateTakes++;
             return tasks;

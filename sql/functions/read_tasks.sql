@@ -77,10 +77,25 @@ $$;
 
 create or replace function tasklane.read_endings(p_ids bigint[])
 returns table (id bigint, outcome tasklane.outcome, attempt int, status_code smallint, body text, envelope text)
-language sql stable set search_path = tasklane set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
-  -- How tasks ended, for those who wait for them; tasks that have not are absent.
-  select r.id, r.outcome, r.attempt, r.status_code, r.body::text, result_envelope(r, print_task_id(t.id, l.queue_id, l.level, t.mode))::text
-  from unnest(p_ids) i(id) join result r on r.id = i.id join task t on t.id = i.id join lane l on l.lane_id = t.lane_id
+language plpgsql stable set search_path = tasklane
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- How tasks ended, for those who wait for them; tasks that have not are absent. Planned once a session: in a language sql it was planned by each
+-- call, which cost more than a put.
+#variable_conflict use_column
+declare
+  v_first bigint;
+  v_last bigint;
+begin
+  select min(i.id), max(i.id) into v_first, v_last from unnest(p_ids) i(id);
+  return query
+  select i.id, (e.result).outcome, (e.result).attempt, (e.result).status_code, (e.result).body::text,
+         result_envelope(e.result, print_task_id(t.id, l.queue_id, l.level, t.mode))::text
+  from unnest(p_ids) i(id)
+  cross join lateral (select r as result from result r where r.id = i.id and r.id between v_first and v_last limit 1) e
+  cross join lateral (select t.id, t.lane_id, t.mode from task t where t.id = i.id and t.id between v_first and v_last limit 1) t
+  join lane l on l.lane_id = t.lane_id;
+end
 $$;
 
 create or replace function tasklane.attempts_so_far(p_id bigint, p_since timestamptz) returns int

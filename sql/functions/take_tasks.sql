@@ -66,7 +66,7 @@ create or replace function tasklane.take_tasks(
 ) returns table (
   request int, turn int, id bigint, rank smallint, task_id text, attempt int, ak text, instance text,
   endpoint text, queue text, level smallint, mode tasklane.response_mode, created_at timestamptz, expires_at timestamptz,
-  batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text
+  batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text, more boolean
 )
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -78,7 +78,7 @@ set plan_cache_mode = force_generic_plan as $$
 -- fifo, round_robin, active_passive, sequential are described at take_fifo and so on.
 -- Paused queues, and with p_endpoint those of other endpoints, yield nothing; expired tasks are never handed out.
 -- Returns  the tasks in the order of the take; request is the index into p_sizes, turn into p_lanes. tops_up: the lane whose window of batches'
---          lines is now to be topped up.
+--          lines is now to be topped up. more: others may wait.
 --          data is null from where the payloads of the call come to more than 32 MiB: the caller gives these back, with
 --          return_tasks. (Leaving them out here would cost every take a second look at each task.)
 -- Raises   TL404 for an unknown queue (before anything is taken), TL400 for a malformed lane or an unknown strategy.
@@ -100,6 +100,7 @@ declare
   v_rooms int[] := '{}';                                -- by queue: how many more may run
   v_limits int := 0;                                    -- how many of them there are
   v_cut boolean := false;
+  v_left boolean := false;                              -- others may wait
   -- which request gets the nth task
   v_deal int[] := (select array_agg(s.request::int order by s.request)
                    from unnest(p_sizes) with ordinality as s(size, request), generate_series(1, s.size));
@@ -205,6 +206,7 @@ begin
       from take_sequential(v_lane_ids, v_hint_ranks, v_hint_ids, v_want, v_before) c;
     end if;
     v_found := coalesce(cardinality(v_key_ids), 0);
+    v_left := v_found > 0 and v_limits > 0;
     exit when v_found = 0;
     if v_limits > 0 then
       select coalesce(array_agg(k.turn order by k.place), '{}'), array_agg(k.lane_id order by k.place), array_agg(k.rank order by k.place),
@@ -242,6 +244,7 @@ begin
       into v_more
     from dealt d;
     v_got := coalesce(cardinality(v_more.ids), 0);
+    v_left := v_left or v_got < v_found;
     v_ids := v_ids || v_more.ids;
     v_attempts := v_attempts || v_more.attempts;
     v_ranks := v_ranks || v_more.ranks;
@@ -266,7 +269,8 @@ begin
   select v_deal[u.dealt], u.turn, t.id, u.rank, print_task_id(t.id, l.queue_id, l.level, t.mode), u.attempt, print_key_id(t.key_id),
          n.instance, q.endpoint, q.queue, l.level, t.mode, t.created_at, t.expires_at, print_batch_id(t.batch_id), t.trace_id, t.custom_id,
          t.callback_url, t.metadata::text, case when t.mode = 'batch' and t.id >= l.top_up_at then l.lane_id end,
-         case when u.dealt = 1 or sum(octet_length(t.data::text)) over (order by u.dealt) <= 32 * 1024 * 1024 then t.data::text end
+         case when u.dealt = 1 or sum(octet_length(t.data::text)) over (order by u.dealt) <= 32 * 1024 * 1024 then t.data::text end,
+         v_left
   from unnest(v_ids, v_attempts, v_ranks, v_taken_turns) with ordinality as u(id, attempt, rank, turn, dealt)
   cross join lateral (select * from task t where t.id = u.id and t.id between v_first and v_last_id limit 1) t
   join lane l on l.lane_id = t.lane_id

@@ -122,6 +122,43 @@ describe('a take that waits', { concurrency: true }, () => {
   });
 });
 
+describe('over two servers', () => {
+  /** What servers say to each other from now on. */
+  const overhear = async () => {
+    const listener = new pg.Client({ connectionString: f.server.databaseUrl });
+    await listener.connect();
+    const heard: { wake?: [string, number, string, number][] }[] = [];
+    listener.on('notification', ({ payload }) => heard.push(JSON.parse(payload as string)));
+    await listener.query('listen tasklane');
+    return { wakes: () => heard.flatMap((message) => message.wake ?? []), close: () => listener.end() };
+  };
+
+  test('a take that sleeps at one is answered as soon as a task is put at the other', async () => {
+    const second = await f.second();
+    const queue = await f.queue();
+    for (let round = 0; round < 5; round++) {
+      const answer = second.request('POST', '/v1/queue/take', { queues: [`${queue}:0`], size: 1, wait: 20 });
+      await second.request('GET', '/v1/queues');
+      const id = await f.put(queue);
+      assert.equal((await answer).json[`${queue}:0`][0].task_id, id);
+    }
+    for (const server of [second, f.server])
+      assert.match((await server.request('GET', '/metrics')).text, /^tasklane_late_takes_total 0$/m);
+  });
+
+  test('what no take sleeps for is said in few messages, and completely', async () => {
+    await f.second();
+    const queue = await f.queue();
+    const { wakes, close } = await overhear();
+    const count = 50;
+    for (let n = 0; n < count; n++) await f.put(queue);
+    const own = () => wakes().filter(([lane]) => lane === `${queue}:0`);
+    await until(async () => own().reduce((sum, wake) => sum + wake[3], 0) === count);
+    assert.ok(own().length <= count / 5, `${own().length} messages for ${count} puts`);
+    await close();
+  });
+});
+
 /** Takes ten tasks, and hangs up once the answer has begun. */
 const cutTake = async (url: string, key: string, queue: string) => {
   const body = JSON.stringify({ queues: [`${queue}:0`], size: 10 });

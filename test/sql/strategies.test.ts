@@ -223,6 +223,25 @@ describe('fifo', () => {
     assert.deepEqual(taken, put);
   });
 
+  test('it tells whether others may wait: always when some do, and not when it was the last', async () => {
+    const [a, b, limited] = (await queues(3)) as [string, string, string];
+    const lanes = [`${a}:0`, `${b}:0`];
+    const left = async (count: number, size: number) => {
+      await db.put(Array.from({ length: count }, (_, n) => ({ queue: n % 2 ? a : b })));
+      const told = (await db.take(lanes, { size })).map((row) => row.more);
+      await db.take(lanes, { size: 1000 });
+      return [...new Set(told)];
+    };
+    const found = [await left(1, 1), await left(2, 1), await left(30, 29), await left(30, 30), await left(3, 10)];
+    assert.deepEqual(found, [[false], [true], [true], [false], [false]]);
+    await db.run('select tasklane.set_queue($1, $2)', [limited, { max_running: 1 }]);
+    await db.put([{ queue: limited }, { queue: limited }]);
+    assert.deepEqual(
+      (await db.take([`${limited}:0`], { size: 5 })).map((row) => row.more),
+      [true],
+    );
+  });
+
   test('a put between two takes keeps its place', async () => {
     const [a, b] = (await queues(2)) as [string, string];
     const lanes = [`${a}:0`, `${b}:0`];

@@ -66,6 +66,7 @@ export type TakenRow = {
   endpoint: string;
   mode: string;
   data: string;
+  more: boolean;
 };
 
 /** `lane` is null where the task could not be given back. */
