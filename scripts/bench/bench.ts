@@ -6,7 +6,7 @@ import { pino } from 'pino';
 import { startEmbeddedPostgres } from '../../server/db/embedded.ts';
 import { migrate } from '../../server/db/migrate.ts';
 import { SERVER } from '../server.ts';
-import { client, KEY } from './load.ts';
+import { client, KEY } from './http.ts';
 import { type Running, start } from './processes.ts';
 
 export const ENDPOINT = '/v1/chat/completions';
@@ -102,7 +102,7 @@ export async function startBench(options: {
 export async function register(url: string, queue: string): Promise<void> {
   const http = client(url, 1);
   await http.post('/v1/queue/register', JSON.stringify({ queue, endpoint: ENDPOINT }));
-  await http.close();
+  http.close();
 }
 
 /** Puts `count` tasks to wait in a lane in one statement, as takes find them, and lets Postgres settle. */

@@ -2,7 +2,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import OpenAI, { toFile } from 'openai';
 import { ANSWER, type Bench, ENDPOINT } from '../bench.ts';
-import { client, KEY } from '../load.ts';
+import { client, KEY } from '../http.ts';
 import type { Running } from '../processes.ts';
 import { type Findings, median, type Row, ratioOf } from '../report.ts';
 
@@ -106,7 +106,7 @@ async function bulk(server: Running, queue: string, count: number): Promise<{ pu
   );
   const put = performance.now();
   await answerAll(server, queue, count, TAKE);
-  await http.close();
+  http.close();
   return { puts: count / ((put - started) / 1000), life: count / ((performance.now() - started) / 1000) };
 }
 
@@ -115,7 +115,7 @@ async function runBatch(server: Running, queue: string, input: Buffer) {
   const openai = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: KEY });
   const http = client(server.url, 2);
   await http.post('/v1/queue/register', JSON.stringify({ queue, endpoint: ENDPOINT }));
-  await http.close();
+  http.close();
   const file = await openai.files.create({ file: await toFile(input, 'input.jsonl'), purpose: 'batch' });
   const lines = input.toString('latin1').trimEnd().split('\n').length;
   const started = performance.now();
@@ -167,7 +167,7 @@ async function answerAll(server: Running, queue: string, count: number, size: nu
       }
     }),
   );
-  await http.close();
+  http.close();
 }
 
 /** KiB; the peak counts from here on. */

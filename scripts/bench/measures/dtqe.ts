@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import { ANSWER, type Bench, DATA, ENDPOINT } from '../bench.ts';
-import { client, openLoop } from '../load.ts';
+import { client } from '../http.ts';
+import { openLoop } from '../load.ts';
 import { type Findings, quantile, timesOf } from '../report.ts';
 
 /** As Distributed-Task-Queue-Engine published them on 23 April 2026. */

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { type Bench, DATA, ENDPOINT, fill, putOf, register } from '../bench.ts';
-import { type Client, client, KEY } from '../load.ts';
+import { type Client, client, KEY } from '../http.ts';
 import { type Findings, median, type Row } from '../report.ts';
 
 /** What one call costs, quiet, one at a time: the median of so many, in ms. */
@@ -124,7 +124,7 @@ async function withServer(
   try {
     return await run(http, database, server.url);
   } finally {
-    await http.close();
+    http.close();
     await server.stop();
   }
 }

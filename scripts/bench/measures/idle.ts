@@ -1,6 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Bench } from '../bench.ts';
-import { client } from '../load.ts';
+import { client } from '../http.ts';
 import { postgresCpu, type Running, serverCpu } from '../processes.ts';
 import type { Findings } from '../report.ts';
 
@@ -25,7 +25,7 @@ export async function idle(bench: Bench): Promise<Findings> {
   const polled = await shares(bench, server, polledSeconds);
   if (failed) throw failed;
   stopping = true;
-  await http.close();
+  http.close();
   await Promise.all(polls);
   await server.stop();
   const text = ({ own, postgres }: typeof nobody) =>

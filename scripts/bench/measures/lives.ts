@@ -1,5 +1,5 @@
 import { ANSWER, type Bench, DATA, ENDPOINT, putOf, register } from '../bench.ts';
-import { type Client, client } from '../load.ts';
+import { type Client, client } from '../http.ts';
 import { startPeer } from '../peers/peers.ts';
 import { type Findings, median, ratioOf } from '../report.ts';
 
@@ -31,7 +31,7 @@ export async function lives(bench: Bench): Promise<Findings> {
       if (round >= 0) rates.push(rate as number);
     }
   }
-  await http.close();
+  http.close();
   await graphile?.close();
   await boss?.close();
   await server.stop();

@@ -1,8 +1,7 @@
 import { readFile } from 'node:fs/promises';
-import { connect, type Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { ANSWER, type Bench, putOf } from '../bench.ts';
-import { client, postBytes } from '../load.ts';
+import { Connection, client, requestBytes } from '../http.ts';
 import type { Running } from '../processes.ts';
 import { type Bar, type Findings, median, type Row, ratioOf, timesOf } from '../report.ts';
 
@@ -68,28 +67,27 @@ export async function parked(bench: Bench): Promise<Findings> {
 
 /** One put from each of so many connections, all at once; how long each took. */
 async function burst(url: string, body: string): Promise<number[]> {
-  const sockets = await open(url, PUTS);
-  const request = postBytes(url, '/v1/queue/put', body);
+  const connections = await Promise.all(Array.from({ length: PUTS }, () => Connection.open(url)));
+  const request = requestBytes(url, 'POST', '/v1/queue/put', body);
   const started = performance.now();
   const times = await Promise.all(
-    sockets.map(async (socket) => {
-      const answer = await ask(socket, request);
-      if (!answer.startsWith('HTTP/1.1 200')) throw new Error(answer);
+    connections.map(async (connection) => {
+      await connection.ask(request);
       return performance.now() - started;
     }),
   );
-  for (const socket of sockets) socket.destroy();
+  for (const connection of connections) connection.close();
   return times;
 }
 
 /** Blocking clients, each with its task waiting; a worker answers them when it is asked to. */
 async function park(server: Running) {
   const blocking = JSON.stringify({ ...JSON.parse(putOf('bench', 0)), response_mode: 'blocking', timeout: 600 });
-  const request = postBytes(server.url, '/v1/queue/put', blocking);
+  const request = requestBytes(server.url, 'POST', '/v1/queue/put', blocking);
   const answers: Promise<string>[] = [];
   for (let n = 0; n < PARKED; n += 500) {
-    for (const socket of await open(server.url, 500))
-      answers.push(ask(socket, request).finally(() => socket.destroy()));
+    const opened = await Promise.all(Array.from({ length: 500 }, () => Connection.open(server.url)));
+    for (const connection of opened) answers.push(connection.ask(request).finally(() => connection.close()));
   }
   const http = client(server.url, 8);
   for (const one of answers) one.catch(() => undefined); // thrown by answerAll
@@ -108,44 +106,11 @@ async function park(server: Running) {
         await http.post('/v1/queue/complete', JSON.stringify({ results }));
         done += results.length;
       }
-      const right = (await Promise.all(answers)).filter(
-        (text) => text.startsWith('HTTP/1.1 200') && text.endsWith(JSON.stringify(ANSWER.body)),
-      );
-      await http.close();
+      const right = (await Promise.all(answers)).filter((body) => body === JSON.stringify(ANSWER.body));
+      http.close();
       return right.length;
     },
   };
-}
-
-async function open(url: string, count: number): Promise<Socket[]> {
-  const { hostname: host, port } = new URL(url);
-  return Promise.all(
-    Array.from({ length: count }, () => {
-      const socket = connect({ host, port: Number(port), noDelay: true });
-      return new Promise<Socket>((resolve, reject) => {
-        socket.once('connect', () => resolve(socket));
-        socket.once('error', (error: NodeJS.ErrnoException) =>
-          reject(error.code === 'EMFILE' ? new Error('too few files may be open here: ulimit -n 20000') : error),
-        );
-      });
-    }),
-  );
-}
-
-/** The whole answer to a request. */
-function ask(socket: Socket, request: Buffer): Promise<string> {
-  return new Promise((resolve, reject) => {
-    let answer = '';
-    socket.once('error', reject);
-    socket.once('close', () => reject(new Error('a connection was closed')));
-    socket.on('data', (chunk) => {
-      answer += chunk;
-      const head = answer.indexOf('\r\n\r\n');
-      const length = Number(/content-length: (\d+)/i.exec(answer)?.[1]);
-      if (head >= 0 && answer.length >= head + 4 + length) resolve(answer);
-    });
-    socket.write(request);
-  });
 }
 
 async function residentKb({ pid }: Running): Promise<number> {

@@ -1,5 +1,6 @@
 import { ANSWER, type Bench, putOf } from '../bench.ts';
-import { type Client, client, openLoop } from '../load.ts';
+import { type Client, client } from '../http.ts';
+import { openLoop } from '../load.ts';
 import { type Findings, median, quantile, type Row, ratioOf, timesOf } from '../report.ts';
 
 const RATE = 300;
@@ -41,7 +42,7 @@ export async function roundtrip(bench: Bench): Promise<Findings> {
     rounds.one.push(await measure(toAlone));
     rounds.two.push(await measure(toTwo));
   }
-  for (const { client, worker } of [toAlone, toTwo]) for (const http of [client, worker]) await http.close();
+  for (const { client, worker } of [toAlone, toTwo]) for (const http of [client, worker]) http.close();
   for (const server of [alone, near, far]) await server.stop();
 
   const row = (work: string, times: number[][]): Row => ({ work, ...timesOf(times.flat()) });

@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { ANSWER, type Bench, fill, putOf } from '../bench.ts';
-import { client, openLoop } from '../load.ts';
+import { client } from '../http.ts';
+import { openLoop } from '../load.ts';
 import { type Findings, mean, median, type Row, timesOf } from '../report.ts';
 
 /** Tasks a second in each of the two databases, ten a call. */
@@ -49,7 +50,7 @@ export async function snapshot(bench: Bench): Promise<Findings> {
   await held;
   if (ended !== 2 * RATE * seconds) throw new Error(`${ended} of ${2 * RATE * seconds} tasks were completed`);
   for (const { http, server } of sides) {
-    await http.close();
+    http.close();
     await server.stop();
   }
 

@@ -1,7 +1,8 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import WebSocket from 'ws';
 import { ANSWER, type Bench, DATA, ENDPOINT, putOf } from '../bench.ts';
-import { client, KEY, openLoop } from '../load.ts';
+import { client, KEY } from '../http.ts';
+import { openLoop } from '../load.ts';
 import { type Findings, median, timesOf } from '../report.ts';
 
 const STREAMS = 200;
@@ -52,7 +53,7 @@ export async function streaming(bench: Bench): Promise<Findings> {
     throw new Error(`${short.length} streams had other than ${events} events: ${short.slice(0, 5)}`);
   await bus.answered();
   bus.close();
-  await http.close();
+  http.close();
   await server.stop();
   return {
     rows: [

@@ -1,5 +1,6 @@
 import { type Bench, fill, putOf, register } from '../bench.ts';
-import { type Client, client, hammer } from '../load.ts';
+import { type Client, client } from '../http.ts';
+import { hammer } from '../load.ts';
 import type { Running } from '../processes.ts';
 import { type Bar, type Findings, mean, median, type Row, timesOf } from '../report.ts';
 
@@ -28,7 +29,7 @@ export async function backlogs(bench: Bench): Promise<Findings> {
   );
   rows.push({ work: 'take 10, 32 connections, tasks a second', rate: rate * 10, p50, p99 });
   for (const { http, server } of taken) {
-    await http.close();
+    http.close();
     await server.stop();
   }
   const [short, ...long] = taken;
@@ -53,7 +54,7 @@ export async function lanes(bench: Bench): Promise<Findings> {
   const one = { http, lanes: ['bench:1'], times: [] as number[] };
   const many = { http, lanes: names.map((name) => `${name}:1`), times: [] as number[], refill: 'lane-100' };
   await inTurns([one, many], bench.quick ? 400 : 3000);
-  await http.close();
+  http.close();
   await server.stop();
   return {
     rows: [

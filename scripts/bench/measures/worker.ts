@@ -2,7 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { chat, createClient } from '../../../client/client.ts';
 import { type Concurrency, createExecutor, createWorker } from '../../../client/worker.ts';
 import type { Bench } from '../bench.ts';
-import { KEY } from '../load.ts';
+import { KEY } from '../http.ts';
 import type { Findings, Row } from '../report.ts';
 
 const PLACES = 32;
