@@ -1,12 +1,12 @@
 create or replace function tasklane.admit_puts(
   p_groups int[], p_tenant_ids int[], p_queues text[], p_endpoints text[], p_levels int[], p_modes text[], p_timeouts int[],
   p_data text[], p_models text[], p_options text[], p_key_seconds int
-) returns table (ord int, id bigint, repeated text, code text, message text, retry_after int)
+) returns table (ids bigint[], repeated text[], codes text[], messages text[], retry_afters int[])
 language plpgsql set search_path = tasklane set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan as $$
 -- What put_tasks asks before it puts tasks with options, or while some queue or tenant has a limit; the arguments are its own.
--- Returns  a row an item, in order: the id that it must get (its key is claimed for it in this transaction); or the printed id of the task that
---          its key has put before, which id then is; or why not: TL400 (a run_at that can't be), TL409 (its key was used for another
+-- Returns  one row of arrays, an element an item: the id that it must get (its key is claimed for it in this transaction); or the printed id of the task
+--          that its key has put before, which id then is; or why not: TL400 (a run_at that can't be), TL409 (its key was used for another
 --          body; the message names the task), TL429 (over a limit; retry_after in seconds). Items that must only be put have nulls.
 -- Raises   TL500 when a group repeats a key of another group of the call that is refused: put them apart.
 -- Touches  idempotency_key (insert; waits for others that claim the same key). Puts into queues with max_depth, and of tenants with a
@@ -24,6 +24,8 @@ declare
   v_ids bigint[] := array_fill(null::bigint, array[v_count]);
   v_afters int[] := array_fill(null::int, array[v_count]);
   v_claimed bigint[];
+  v_made bigint[];
+  v_ords int[];
   v_run_at timestamptz;
   v_found record;
   v_rooms jsonb;
@@ -79,25 +81,30 @@ begin
         where k.expires_at <= now()
       returning k.id
     )
-    select coalesce(array_agg(c.id), '{}') into v_claimed from claimed c;
-
-    -- A statement of its own: it sees what those committed whom the claims waited for.
-    for v_found in
-      select u.ord, u.grp, k.id, k.task_id, k.body_hash = decode(u.hash, 'hex') as same,
-             k.id = any (v_claimed) and row_number() over (partition by k.id order by u.ord) = 1 as mine
-      from unnest(p_tenant_ids, v_keys, v_hashes, p_groups) with ordinality as u(tenant_id, key, hash, grp, ord)
-      cross join lateral (select * from idempotency_key k where k.tenant_id = u.tenant_id and k.idempotency_key = u.key limit 1) k
-      where u.key is not null and v_bad[u.grp] is not true
-    loop
-      v_ids[v_found.ord] := v_found.id;
-      if not v_found.same then
-        v_codes[v_found.ord] := 'TL409';
-        v_messages[v_found.ord] := format('this idempotency key was used for another body, by %s', v_found.task_id);
-        v_bad[v_found.grp] := true;
-      elsif not v_found.mine then
-        v_repeated[v_found.ord] := v_found.task_id;
-      end if;
+    select coalesce((select array_agg(c.id) from claimed c), '{}'), array_agg(m.id), array_agg(m.ord) into v_claimed, v_made, v_ords from made m;
+    for n in 1..coalesce(cardinality(v_ords), 0) loop
+      v_ids[v_ords[n]] := v_made[n];
     end loop;
+
+    -- Who could not claim its key is told who did. A statement of its own: it sees what those committed whom the claims waited for.
+    if cardinality(v_claimed) < (select count(*) from unnest(v_keys, p_groups) u(key, grp) where u.key is not null and v_bad[u.grp] is not true) then
+      for v_found in
+        select u.ord, u.grp, k.id, k.task_id, k.body_hash = decode(u.hash, 'hex') as same,
+               k.id = any (v_claimed) and row_number() over (partition by k.id order by u.ord) = 1 as mine
+        from unnest(p_tenant_ids, v_keys, v_hashes, p_groups) with ordinality as u(tenant_id, key, hash, grp, ord)
+        cross join lateral (select * from idempotency_key k where k.tenant_id = u.tenant_id and k.idempotency_key = u.key limit 1) k
+        where u.key is not null and v_bad[u.grp] is not true
+      loop
+        v_ids[v_found.ord] := v_found.id;
+        if not v_found.same then
+          v_codes[v_found.ord] := 'TL409';
+          v_messages[v_found.ord] := format('this idempotency key was used for another body, by %s', v_found.task_id);
+          v_bad[v_found.grp] := true;
+        elsif not v_found.mine then
+          v_repeated[v_found.ord] := v_found.task_id;
+        end if;
+      end loop;
+    end if;
   end if;
 
   v_rooms := lock_limits(p_tenant_ids, v_queue_ids);
@@ -131,7 +138,7 @@ begin
     end loop;
   end if;
 
-  if v_claimed <> '{}' then
+  if v_claimed <> '{}' and true = any (v_bad) then
     -- f claimed the key and is refused; o repeats it, or is refused only since f's body was another.
     if exists (select from unnest(p_groups, v_ids, v_repeated, v_codes) o(grp, id, repeated, code)
                join unnest(p_groups, v_ids, v_repeated, v_codes) f(grp, id, repeated, code)
@@ -143,8 +150,7 @@ begin
     where v_bad[u.grp] and u.id = any (v_claimed) and k.tenant_id = u.tenant_id and k.idempotency_key = u.key and k.id = u.id;
   end if;
 
-  return query
-  select n, v_ids[n], v_repeated[n], v_codes[n], v_messages[n], v_afters[n] from generate_series(1, v_count) n;
+  return query select v_ids, v_repeated, v_codes, v_messages, v_afters;
 end
 $$;
 

@@ -7,6 +7,9 @@ declare
                            and (n.max_in_flight is not null or n.puts_per_second is not null) order by 1);
   v_queues int[] := array(select q.queue_id from queue q where q.queue_id = any (p_queue_ids) and q.max_depth is not null order by 1);
 begin
+  if v_tenants = '{}' and v_queues = '{}' then
+    return '{}';
+  end if;
   perform pg_advisory_xact_lock(hashtext('tasklane.tenant'), n.tenant_id) from unnest(v_tenants) n(tenant_id);
   perform pg_advisory_xact_lock(hashtext('tasklane.max_depth'), q.queue_id) from unnest(v_queues) q(queue_id);
   -- Statements of their own: they see what was committed while we waited.

@@ -47,12 +47,8 @@ declare
 begin
   if p_options is not null or exists (select from queue q where q.max_depth is not null)
      or exists (select from tenant n where n.max_in_flight is not null or n.puts_per_second is not null) then
-    select array_agg(a.id order by i.ord), array_agg(a.repeated order by i.ord), array_agg(a.code order by i.ord),
-           array_agg(a.message order by i.ord), array_agg(a.retry_after order by i.ord)
-      into v_ids, v_repeated, v_codes, v_messages, v_retry_afters
-    from generate_series(1, cardinality(p_groups)) i(ord)
-    left join admit_puts(p_groups, p_tenant_ids, p_queues, p_endpoints, p_levels, p_modes, p_timeouts, p_data, p_models, p_options, p_key_seconds) a
-      on a.ord = i.ord;
+    select a.* into v_ids, v_repeated, v_codes, v_messages, v_retry_afters
+    from admit_puts(p_groups, p_tenant_ids, p_queues, p_endpoints, p_levels, p_modes, p_timeouts, p_data, p_models, p_options, p_key_seconds) a;
   end if;
 
   return query

@@ -39,7 +39,7 @@ export async function puts(bench: Bench): Promise<Findings> {
     enter(work, async (time) => ({ rate: await peer.add(time, CONNECTIONS) }), atLeast);
   }
 
-  for (const { run } of contenders) await run(bench.quick ? 1 : 2);
+  for (const { run } of contenders) await run(bench.quick ? 1 : 4); // less leaves Node compiling while it is measured
   for (let round = 0; round < bench.rounds; round++) {
     for (const { run, runs } of contenders) runs.push(await run(seconds));
   }
