@@ -211,7 +211,11 @@ export async function startBus(options: {
     },
     async stop(): Promise<void> {
       clearInterval(timer);
-      clearTimeout(later);
+      if (later) {
+        clearTimeout(later);
+        urgent = true;
+        if (!busy) await flush();
+      }
       await listener.stop();
       await leaveInstance(db, instance).catch(() => undefined);
     },
