@@ -133,13 +133,14 @@ describe('a look', () => {
   test('handles what is due beside a schedule with more missed ticks than one look takes', async () => {
     const far = Math.floor((await readNow(db)) / SECOND) * SECOND - 3600 * SECOND;
     const behind = await scheduled(far, { cron: '* * * * * *', missed: 'all' });
-    const other = await scheduled(await readNow(db));
+    // Once a year, as the next minute may come while it looks.
+    const other = await scheduled(await readNow(db), { cron: '0 0 1 1 *' });
     await look();
-    assert.equal((await other.tasks()).length, 1);
     const { run_count, next_run } = await behind.schedule();
+    await psql.run('delete from tasklane.schedule where schedule_id = $1', [behind.id]);
+    assert.equal((await other.tasks()).length, 1);
     assert.ok(Number(run_count) > 100 && Number(run_count) < 3600, `${run_count} in one look`);
     assert.equal(next_run, far + Number(run_count) * SECOND, 'the next look goes on there');
-    await psql.run('delete from tasklane.schedule where schedule_id = $1', [behind.id]);
   });
 });
 
