@@ -10,10 +10,7 @@ import { queueOf } from './pollers.ts';
 const BEAT_MS = 5000;
 /** Shortest time between two notifying commits under load; a quiet server says things at once. */
 const GAP_MS = 3;
-/**
- * What nobody waits for is said within this time: takes that are not asleep look by themselves. Said at once, it made two servers slower than one,
- * and four half as fast, since every server hears every message.
- */
+/** What nobody waits for is said within this time: takes that are not asleep look by themselves, and every server hears every message. */
 const LATER_MS = 100;
 /** How often a server says that takes sleep in a lane here, and for how long the others remember. */
 const ASLEEP_MS = 4000;
@@ -89,6 +86,7 @@ export async function startBus(options: {
   const isAwaited = (what: string) => (awaited.get(what) ?? 0) > performance.now();
   /** When it was last said that takes sleep here. */
   const saidAt = new Map<string, number>();
+
   const flush = async () => {
     busy = true;
     while (urgent) {
