@@ -12,6 +12,8 @@ export type EndedTask = {
   has_callback: boolean;
   /** Its queue has a max_running. */
   limited: boolean;
+  /** Other servers have been told that it ended. */
+  told?: boolean | null;
 };
 
 /** The lane of one that stopped running. */
@@ -30,8 +32,11 @@ export type Answer = {
 /** `completed`, `repeated`, `unknown`, or the state that forbids it. Only with `completed` are the other columns set. */
 export type Completed = EndedTask & { verdict: string };
 
-/** Ends running tasks with answers, in one transaction. Gives a row an answer, in the order given. */
-export function completeTasks(db: Database, answers: readonly Answer[]) {
+/**
+ * Ends running tasks with answers, in one transaction. `teller`: the number of this server, where others are to be told with the commit.
+ * Gives a row an answer, in the order given.
+ */
+export function completeTasks(db: Database, answers: readonly Answer[], teller: number | null) {
   return db.call<Completed>(
     'complete_tasks',
     [
@@ -40,8 +45,9 @@ export function completeTasks(db: Database, answers: readonly Answer[]) {
       answers.map((answer) => answer.statusCode),
       answers.map((answer) => answer.requestId),
       textArray(answers.map((answer) => answer.body)),
+      teller,
     ],
-    ['bigint[]', 'int[]', 'int[]', 'text[]', 'text[]'],
+    ['bigint[]', 'int[]', 'int[]', 'text[]', 'text[]', 'int'],
   );
 }
 

@@ -37,6 +37,8 @@ export type PutTask = {
   message: string | null;
   /** Seconds. */
   retry_after: number | null;
+  /** Other servers have been told that it waits. */
+  told?: boolean | null;
 };
 
 export type PutRow = PutTask & {
@@ -87,11 +89,12 @@ export function putArguments(groups: readonly (readonly NewTask[])[], instanceId
   ];
 }
 
-const TYPES = [...PUT_TYPES, 'int', 'text[]', 'text[]', 'int[]', 'int[]'];
+const TYPES = [...PUT_TYPES, 'int', 'text[]', 'text[]', 'int[]', 'int[]', 'text[]'];
 
 /**
  * Puts groups of tasks in one transaction; a group stands or falls as a whole. Idempotency keys are remembered for `keySeconds`. `takers`: who
- * is to have which of the tasks, all groups counted through. Gives a row a task, in the order given.
+ * is to have which of the tasks, all groups counted through. `awaited`: lanes in which takes sleep on other servers, which are told with the commit.
+ * Gives a row a task, in the order given.
  */
 export function putTasks(
   db: Database,
@@ -99,6 +102,7 @@ export function putTasks(
   instanceId: number,
   keySeconds: number,
   takers: readonly (Taker | undefined)[],
+  awaited: readonly string[],
 ) {
   // Mostly nobody sleeps, and then nothing is asked about it.
   const some = takers.some((taker) => taker);
@@ -112,6 +116,7 @@ export function putTasks(
       all((taker) => taker.worker),
       all((taker) => taker.leaseSeconds),
       all((taker) => taker.maxAttempts),
+      awaited.length > 0 ? awaited : null,
     ],
     TYPES,
   );

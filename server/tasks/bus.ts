@@ -12,6 +12,8 @@ const BEAT_MS = 5000;
 const GAP_MS = 3;
 /** What nobody waits for is said within this time: takes that are not asleep look by themselves, and every server hears every message. */
 const LATER_MS = 100;
+/** Calls of so few tell other servers with their own commit, which saves one. Commits that notify follow one another, each with its flush. */
+const FEW = 4;
 /** How often a server says that takes sleep in a lane here, and for how long the others remember. */
 const ASLEEP_MS = 4000;
 const REMEMBER_MS = 10_000;
@@ -173,6 +175,10 @@ export async function startBus(options: {
 
   return {
     instanceId,
+    /** Whether a call of so many tasks is to tell other servers with its commit what they wait for. */
+    tellsWithCommit: (tasks: number): boolean => others > 0 && tasks <= FEW,
+    /** Whether takes sleep in a lane on other servers. */
+    isAwaited,
     /** Tasks came to wait, the lowest of them at `head`. */
     wake(lane: string, head: Head, count: number): void {
       if (others === 0) return;

@@ -38,8 +38,9 @@ export function createEnd(options: {
     for (const [index, task] of ended.entries()) {
       watchers.ended(task.id, how(index));
       // A stream's readers can be on any server, a blocking client is on its own.
-      if (task.mode === 'streaming' || (task.mode === 'blocking' && task.instance_id !== bus.instanceId))
-        bus.ended(task.id);
+      const mayBeAwaited =
+        task.mode === 'streaming' || (task.mode === 'blocking' && task.instance_id !== bus.instanceId);
+      if (mayBeAwaited && !task.told) bus.ended(task.id);
       lanes.freed(task.lane, task.limited);
       callbacks ||= task.has_callback;
       lines ||= task.mode === 'batch';
@@ -53,7 +54,7 @@ export function createEnd(options: {
   const complete = createCoalescer<Answer, Completed>({
     bytes: (answer) => answer.body.length,
     async run(answers) {
-      const rows = await completeTasks(db, answers);
+      const rows = await completeTasks(db, answers, bus.tellsWithCommit(answers.length) ? bus.instanceId : null);
       const done = [...rows.entries()].filter(([, row]) => row.verdict === 'completed');
       announce(
         done.map(([, row]) => row),

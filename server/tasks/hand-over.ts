@@ -1,4 +1,5 @@
 import type { NewTask, PutRow, Taker } from '../db/put-tasks.ts';
+import type { Bus } from './bus.ts';
 import type { Poller, Pollers } from './pollers.ts';
 import type { TakenTask } from './take.ts';
 
@@ -9,20 +10,29 @@ const MAX_MODELS = 1000;
  * Tasks go to the takes that sleep in their lanes with the commit that puts them: no wake-up, no take, and one commit less between a client and an
  * idle worker.
  */
-export function createHandOver(pollers: Pollers, instance: string) {
+export function createHandOver(pollers: Pollers, bus: Bus, instance: string) {
   /** Where tasks went that name no queue. A guess, which the database checks. */
   const lanes = new Map<string, string>();
   const modelOf = (task: NewTask) => `${task.level} ${task.endpoint} ${task.model}`;
 
-  /** Promises tasks that are about to be put, the most urgent first. `end` must be called with what became of them: no rows when nothing was put. */
-  return (tasks: readonly NewTask[]): { takers: (Taker | undefined)[]; end(rows: readonly PutRow[]): void } => {
+  /**
+   * Promises tasks that are about to be put, the most urgent first. `awaited`: lanes of the others in which takes sleep on other servers, if those are to be
+   * told with the commit. `end` must be called with what became of the tasks: no rows when nothing was put.
+   */
+  return (tasks: readonly NewTask[]) => {
     const sleepers: (Poller | undefined)[] = [];
     const takers: (Taker | undefined)[] = tasks.map(() => undefined);
+    const awaited = new Set<string>();
+    const tells = bus.tellsWithCommit(tasks.length);
     const inTurn = [...tasks.entries()].sort(([, a], [, b]) => b.priority - a.priority);
     for (const [index, task] of inTurn) {
       const lane = task.queue === null ? lanes.get(modelOf(task)) : `${task.queue}:${task.level}`;
-      const sleeper = lane === undefined ? undefined : pollers.promise(lane);
-      if (!lane || !sleeper) continue;
+      if (lane === undefined) continue;
+      const sleeper = pollers.promise(lane);
+      if (!sleeper) {
+        if (tells && bus.isAwaited(lane)) awaited.add(lane);
+        continue;
+      }
       const { worker, leaseSeconds, maxAttempts } = sleeper.request;
       sleepers[index] = sleeper;
       takers[index] = { lane, worker, leaseSeconds, maxAttempts };
@@ -30,7 +40,8 @@ export function createHandOver(pollers: Pollers, instance: string) {
 
     return {
       takers,
-      end(rows) {
+      awaited: [...awaited],
+      end(rows: readonly PutRow[]): void {
         const handed = new Map<Poller, TakenTask[]>();
         for (const sleeper of sleepers) if (sleeper) handed.set(sleeper, []);
         for (const [index, task] of inTurn) {

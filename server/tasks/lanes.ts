@@ -3,7 +3,8 @@ import type { Feed } from './feed.ts';
 import type { Heads } from './heads.ts';
 import type { Pollers } from './pollers.ts';
 
-type Waiting = { lane: string; rank: number; id: string };
+/** `told`: other servers know already. */
+type Waiting = { lane: string; rank: number; id: string; told?: boolean | null };
 
 /** What must follow, here and on other servers, when a task comes to wait or stops running. */
 export function createLanes(bus: Bus, heads: Heads, pollers: Pollers, feed: Feed) {
@@ -13,7 +14,7 @@ export function createLanes(bus: Bus, heads: Heads, pollers: Pollers, feed: Feed
       const counts = new Map<string, number>();
       for (const row of rows) {
         heads.lower(row.lane, row);
-        bus.wake(row.lane, row, 1);
+        if (!row.told) bus.wake(row.lane, row, 1);
         counts.set(row.lane, (counts.get(row.lane) ?? 0) + 1);
       }
       for (const [lane, count] of counts) pollers.wake(lane, count);

@@ -15,7 +15,7 @@ export function createPut(
   instance: string,
   keySeconds: number,
 ) {
-  const promise = createHandOver(pollers, instance);
+  const promise = createHandOver(pollers, bus, instance);
 
   const submit = createCoalescer<readonly NewTask[], readonly PutTask[]>({
     maxItems: 1000,
@@ -25,7 +25,7 @@ export function createPut(
       const handOver = promise(groups.flat());
       let rows: readonly PutRow[] = [];
       try {
-        rows = await putTasks(db, groups, bus.instanceId, keySeconds, handOver.takers);
+        rows = await putTasks(db, groups, bus.instanceId, keySeconds, handOver.takers, handOver.awaited);
       } finally {
         handOver.end(rows);
       }

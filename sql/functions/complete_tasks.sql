@@ -1,12 +1,16 @@
 create or replace function tasklane.complete_tasks(
-  p_ids bigint[], p_attempts int[], p_status_codes int[], p_request_ids text[], p_bodies text[]
-) returns table (ord int, id bigint, verdict text, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean, limited boolean)
+  p_ids bigint[], p_attempts int[], p_status_codes int[], p_request_ids text[], p_bodies text[],
+  p_teller int default null
+) returns table (ord int, id bigint, verdict text, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean, limited boolean,
+                 told boolean)
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 -- Ends running tasks with their workers' answers: one element of each array an answer. An attempt, where given, must be the one that
 -- runs; null is whichever runs.
--- Returns  a row an answer, in order. verdict: completed; repeated (this attempt, or none given, has ended the task with the same status and
+-- p_teller: the server that calls, if others are to be told with this commit of the ends that somebody may wait for there; for calls of few answers,
+-- since commits that notify follow one another.
+-- Returns  a row an answer, in order; told: other servers know (true or null). verdict: completed; repeated (this attempt, or none given, has ended the task with the same status and
 --          body already: nothing to do); unknown; else why not: a state (waiting, running for a stale attempt, expired, …).
 -- Touches  running (delete) and what end_tasks does. The first result of a task stays.
 #variable_conflict use_column
@@ -49,10 +53,12 @@ begin
 
   -- No join of the answers with what end_tasks returns: with hash joins pinned off, 500 of each cost as much as all the rest.
   return query
-  select v_ords[e.nth], e.id, 'completed', e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited
+  select v_ords[e.nth], e.id, 'completed', e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited,
+         case when e.mode = 'streaming' or e.mode = 'blocking' and e.instance_id is distinct from p_teller then
+           case when p_teller is not null then announce_ended(e.id, p_teller) end end
   from end_tasks(v_ended) e
   union all
-  select i.ord::int, i.id, refusal(i.id, i.attempt, i.status_code, i.body), null, null, null, null, null, null
+  select i.ord::int, i.id, refusal(i.id, i.attempt, i.status_code, i.body), null, null, null, null, null, null, null
   from unnest(p_ids, p_attempts, p_status_codes, p_request_ids, p_bodies)
     with ordinality as i(id, attempt, status_code, request_id, body, ord)
   where i.ord <> all (v_ords)

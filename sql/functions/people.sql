@@ -20,10 +20,19 @@ begin
 end
 $$;
 
-create or replace function tasklane.announce_waiting(p_lane text, p_rank smallint, p_id bigint) returns void
+create or replace function tasklane.announce_waiting(p_lane text, p_rank smallint, p_id bigint, p_from int default null) returns boolean
 language sql as $$
-  -- Tells every server that a task waits in a lane.
-  select tasklane.notify_servers(json_build_object('wake', json_build_array(json_build_array(p_lane, p_rank, p_id::text, 1))))
+  -- Tells every server but p_from that a task waits in a lane. True.
+  select tasklane.notify_servers(json_strip_nulls(json_build_object(
+    'from', p_from, 'wake', json_build_array(json_build_array(p_lane, p_rank, p_id::text, 1)))));
+  select true
+$$;
+
+create or replace function tasklane.announce_ended(p_id bigint, p_from int default null) returns boolean
+language sql as $$
+  -- Tells every server but p_from that a task has ended. True.
+  select tasklane.notify_servers(json_strip_nulls(json_build_object('from', p_from, 'ended', json_build_array(p_id::text))));
+  select true
 $$;
 
 create or replace function tasklane.announce_freed(p_lane text, p_limited boolean) returns void
@@ -132,7 +141,7 @@ begin
   select c.* into v_done from complete_tasks(array[existing_id(complete.task_id)], array[complete.attempt], array[complete.status_code],
     array[complete.request_id], array[complete.body::text]) c;
   if v_done.verdict = 'completed' then
-    perform notify_servers(json_build_object('ended', json_build_array(v_done.id::text)));
+    perform announce_ended(v_done.id);
     perform announce_freed(v_done.lane, v_done.limited);
   elsif v_done.verdict <> 'repeated' then
     raise exception using errcode = 'TL409', message = format('task %s is %s', complete.task_id, v_done.verdict);
@@ -153,7 +162,7 @@ begin
   if v_done.refusal is not null then
     raise exception using errcode = 'TL409', message = format('task %s is %s', cancel.task_id, v_done.refusal);
   end if;
-  perform notify_servers(json_build_object('ended', json_build_array(v_done.id::text)));
+  perform announce_ended(v_done.id);
   perform announce_freed(v_done.lane, v_done.limited);
   return cancel.task_id;
 end
@@ -204,7 +213,7 @@ begin
   elsif v_done.verdict = 'waiting' then
     perform announce_waiting(v_done.lane, v_done.rank, v_done.id);
   elsif v_done.verdict = 'dead' then
-    perform notify_servers(json_build_object('ended', json_build_array(v_done.id::text)));
+    perform announce_ended(v_done.id);
   end if;
   perform announce_freed(v_done.lane, v_done.limited);
   return release.task_id;

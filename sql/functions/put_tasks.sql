@@ -18,9 +18,10 @@ create or replace function tasklane.put_tasks(
   p_modes text[], p_priorities int[], p_timeouts int[], p_callback_urls text[], p_trace_ids text[],
   p_data text[], p_instance_id int default null, p_models text[] default null, p_options text[] default null,
   p_key_seconds int default 86400,
-  p_taker_lanes text[] default null, p_taker_workers text[] default null, p_taker_leases int[] default null, p_taker_attempts int[] default null
+  p_taker_lanes text[] default null, p_taker_workers text[] default null, p_taker_leases int[] default null, p_taker_attempts int[] default null,
+  p_awaited text[] default null
 ) returns table (ord int, id bigint, task_id text, lane text, rank smallint, state text, code text, message text, retry_after int,
-                 ak text, endpoint text, created_at timestamptz, expires_at timestamptz)
+                 ak text, endpoint text, created_at timestamptz, expires_at timestamptz, told boolean)
 language plpgsql set search_path = tasklane set plan_cache_mode = force_generic_plan as $$
 -- Puts tasks: one element of each array a task. Timeouts are in seconds, from run_at for callback tasks, from now for others.
 -- p_instance_id: the server that holds the clients of blocking and streaming tasks. p_models: the data's models, where the caller has
@@ -31,9 +32,12 @@ language plpgsql set search_path = tasklane set plan_cache_mode = force_generic_
 -- p_taker_lanes: the lane in which a take sleeps that is to have the task, null for none; p_taker_workers, p_taker_leases and p_taker_attempts are
 -- what take_tasks is told of it. If the task does go to that lane, and the queue is neither paused nor limited, it runs at once: a put and its take in
 -- one commit. The caller knows of nothing that waits in the lane.
+-- p_awaited: lanes in which takes sleep at other servers. Those are told, with this commit, of what comes to wait there; for calls of few tasks, since
+-- commits that notify follow one another.
 -- Items of one group (p_groups) stand or fall together; other groups are not touched by a refusal.
 -- Returns  a row an item, in order: the id, where it waits and its state (waiting, deferred; repeated: its key had put this task before; running:
---          it has been handed to its taker, and only then are the last four columns set, as take_tasks gives them);
+--          it has been handed to its taker, and only then are ak, endpoint and the times set, as take_tasks gives them); told: other servers know
+--          (true or null);
 --          or code and message as find_route and admit_puts give them, and with TL429 the seconds after which to try again.
 -- Touches  task, ready, running, deferred, lane_tally (insert), lane (insert when a level is new), queue, channel (read), and what admit_puts does.
 #variable_conflict use_column
@@ -125,7 +129,9 @@ begin
          case when r.repeated is not null then 'repeated' when i.later then 'deferred' when i.handed then 'running' when i.id is not null then 'waiting' end,
          r.code, r.message, v_retry_afters[r.ord],
          case when i.handed then print_key_id(p_key_ids[r.ord]) end, case when i.handed then i.endpoint end,
-         case when i.handed then now() end, case when i.handed then i.expires_at end
+         case when i.handed then now() end, case when i.handed then i.expires_at end,
+         case when r.lane = any (p_awaited) and not i.later and not i.handed then
+           announce_waiting(r.lane, (100 - p_priorities[r.ord])::smallint, i.id, p_instance_id) end
   from routed r left join item i using (ord)
   order by r.ord;
 end

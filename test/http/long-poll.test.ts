@@ -127,10 +127,14 @@ describe('over two servers', () => {
   const overhear = async () => {
     const listener = new pg.Client({ connectionString: f.server.databaseUrl });
     await listener.connect();
-    const heard: { wake?: [string, number, string, number][] }[] = [];
-    listener.on('notification', ({ payload }) => heard.push(JSON.parse(payload as string)));
+    const messages: { wake?: [string, number, string, number][]; asleep?: string[]; ended?: string[] }[] = [];
+    listener.on('notification', ({ payload }) => messages.push(JSON.parse(payload as string)));
     await listener.query('listen tasklane');
-    return { wakes: () => heard.flatMap((message) => message.wake ?? []), close: () => listener.end() };
+    return {
+      wakes: () => messages.flatMap((message) => message.wake ?? []),
+      heard: (what: 'asleep' | 'ended') => messages.flatMap((message) => message[what] ?? []),
+      close: () => listener.end(),
+    };
   };
 
   test('a take that sleeps at one is answered as soon as a task is put at the other', async () => {
@@ -144,6 +148,26 @@ describe('over two servers', () => {
     }
     for (const server of [second, f.server])
       assert.match((await server.request('GET', '/metrics')).text, /^tasklane_late_takes_total 0$/m);
+  });
+
+  test('a take that sleeps at one and a client that waits at the other are told once each', async () => {
+    const second = await f.second();
+    const queue = await f.queue();
+    const lane = `${queue}:0`;
+    const { wakes, heard, close } = await overhear();
+    const take = f.takeOne(lane);
+    await until(async () => heard('asleep').includes(lane));
+    const asked = { queue, endpoint: CHAT, data: {}, response_mode: 'blocking' };
+    const answer = second.request('POST', '/v1/queue/put', asked);
+    const { task_id: taskId } = await take;
+    await f.complete(taskId, { n: 1 });
+    assert.deepEqual((await answer).json, { n: 1 });
+    const ids = wakes().flatMap(([there, , id]) => (there === lane ? [id] : []));
+    assert.equal(ids.length, 1);
+    await f.put(queue);
+    await until(async () => wakes().filter(([there]) => there === lane).length === 2);
+    assert.equal(heard('ended').filter((id) => id === ids[0]).length, 1);
+    await close();
   });
 
   test('what no take sleeps for is said in few messages, and completely', async () => {
