@@ -119,6 +119,20 @@ describe('schema tasklane', () => {
     );
   });
 
+  test('has payloads compressed with lz4 in every partition, where Postgres can', async () => {
+    const [{ can }] = (await db.rows(
+      "select 'lz4' = any (enumvals) as can from pg_settings where name = 'default_toast_compression'",
+    )) as [{ can: boolean }];
+    await db.run('select tasklane.make_partitions(1)');
+    const columns = await db.rows(
+      `select a.attrelid::regclass::text, attcompression from pg_attribute a
+       where (attname = 'data' and attrelid in (select relid from pg_partition_tree('tasklane.task')))
+          or (attname = 'body' and attrelid in (select relid from pg_partition_tree('tasklane.result')))`,
+    );
+    assert.ok(columns.length >= 8);
+    for (const column of columns) assert.equal(column.attcompression, can ? 'l' : '', JSON.stringify(column));
+  });
+
   test('is checked by Postgres, function by function', async () => {
     // Applied without a check, since functions name each other and views; here all of them are there.
     const names = await db.value<string[]>(
