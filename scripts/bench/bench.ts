@@ -51,6 +51,7 @@ export async function startBench(options: {
   await chmod(dataDir, 0o711); // or, run by root, the cluster would live outside of it and stay behind
   const stops: (() => Promise<unknown>)[] = [() => rm(dataDir, { recursive: true, force: true })];
   let stopping: Promise<void> | undefined;
+  let databases = 0;
   // A signal ends the measurement as well, which asks again.
   const stop = () => {
     stopping ??= (async () => {
@@ -71,7 +72,8 @@ export async function startBench(options: {
       dataDir,
       program,
       atEnd: (stop) => stops.push(stop),
-      async database(name, { bare } = { bare: false }) {
+      async database(what, { bare } = { bare: false }) {
+        const name = `${what}_${++databases}`;
         const admin = new pg.Client({ connectionString: postgres.url });
         await admin.connect();
         await admin.query(`create database ${name}`);

@@ -17,6 +17,7 @@ import { worker } from './measures/worker.ts';
 import { type Findings, machine, passes, print } from './report.ts';
 
 const MEASURES: Record<string, { what: string; run(bench: Bench): Promise<Findings>; extra?: true }> = {
+  idle: { what: 'what a server costs that has nothing to do', run: idle },
   puts: { what: 'one request a put, beside an Express echo, BullMQ, pg-boss and graphile-worker', run: puts },
   lives: { what: 'whole lives, one by one and in bulk, beside graphile-worker and pg-boss', run: lives },
   backlogs: { what: 'takes of ten from 1,000 to 10,000,000 waiting tasks', run: backlogs },
@@ -26,7 +27,6 @@ const MEASURES: Record<string, { what: string; run(bench: Bench): Promise<Findin
   parked: { what: '10,000 parked clients: what they cost others, and memory', run: parked },
   dtqe: { what: 'a hundred times the load of a published benchmark', run: dtqe },
   servers: { what: 'one, two and four server processes on one database', run: servers },
-  idle: { what: 'what a server costs that has nothing to do', run: idle },
   snapshot: { what: 'takes while a session holds a snapshot for ten minutes', run: snapshot },
   growth: { what: 'how each call grows with what there is, from 1,000 to 10,000,000', run: growth, extra: true },
   batches: { what: 'batches beside bulk calls, and the memory they take', run: batches, extra: true },
@@ -47,7 +47,7 @@ if (flags.help || unknown !== undefined) {
   console.log(`npm run bench -- [measurement …] [--quick] [--json FILE]
 
 Measures Tasklane on this machine, with a Postgres of its own, beside what people would use instead; checks every answer. Without a
-name: all but growth, batches and worker, in about half an hour. --quick: in two minutes, roughly. --json: writes the figures there as well.
+name: all but growth, batches and worker, in about half an hour. --quick: in three minutes, roughly. --json: writes the figures there as well.
 
 ${Object.entries(MEASURES)
   .map(([name, { what }]) => `  ${name.padEnd(11)}${what}`)
@@ -66,17 +66,24 @@ for (const [signal, code] of [
 ] as const) {
   process.once(signal, () => void stop().finally(() => process.exit(code)));
 }
+let bench: Awaited<ReturnType<typeof startBench>> | undefined;
 for (const [name, { run }] of chosen) {
   console.error(`${name} …`);
-  // A Postgres each: what one leaves behind for vacuum would be the next one's load.
-  const bench = await startBench({ quick: flags.quick, rounds: flags.quick ? 3 : 5 });
+  // A Postgres each, but where there is no time for it: what one leaves behind for vacuum would be the next one's load.
+  bench ??= await startBench({ quick: flags.quick, rounds: flags.quick ? 3 : 5 });
   stop = bench.stop;
   try {
     found[name] = await run(bench);
-  } finally {
-    await bench.stop();
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  if (!flags.quick) {
+    await stop();
+    bench = undefined;
   }
 }
+await stop();
 const all = Object.values(found);
 const findings = { rows: all.flatMap(({ rows }) => rows), bars: all.flatMap(({ bars = [] }) => bars) };
 console.log(`${machine()}\n\n${print(findings)}`);

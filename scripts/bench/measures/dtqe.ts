@@ -13,7 +13,7 @@ const WORKERS = 8;
 /** A hundred times the load of Distributed-Task-Queue-Engine's published test: puts with keys and mixed priorities, workers that answer at once. */
 export async function dtqe(bench: Bench): Promise<Findings> {
   const rate = Math.round(THEIRS.rate * 100);
-  const seconds = bench.quick ? 5 : 30;
+  const seconds = bench.quick ? 3 : 30;
   const server = await bench.server(await bench.database('dtqe'));
   const http = client(server.url, 128);
   // Their own connections, or their calls would wait behind puts in the client.

@@ -6,8 +6,8 @@ import type { Findings } from '../report.ts';
 
 /** What a server with nothing to do costs, with Postgres: percent of a core. */
 export async function idle(bench: Bench): Promise<Findings> {
-  const seconds = bench.quick ? 10 : 60;
-  const polledSeconds = bench.quick ? 4 : 60;
+  const seconds = bench.quick ? 5 : 60;
+  const polledSeconds = bench.quick ? 2 : 60;
   const server = await bench.server(await bench.database('idle'));
   await pause(bench.quick ? 2000 : 5000); // what a start leaves to do
   const nobody = await shares(bench, server, seconds);

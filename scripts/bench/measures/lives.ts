@@ -8,7 +8,7 @@ import { type Findings, median, ratioOf } from '../report.ts';
  * before, in process. Every task is accounted for.
  */
 export async function lives(bench: Bench): Promise<Findings> {
-  const count = bench.quick ? 5_000 : 20_000;
+  const count = bench.quick ? 2_000 : 20_000;
   const server = await bench.server(await bench.database('lives'));
   await register(server.url, 'single');
   await register(server.url, 'bulk');

@@ -12,7 +12,7 @@ const PEERS: { name: PeerName; work: string; atLeast: number }[] = [
 
 /** A request a put, beside an Express program that does nothing with the same request, and beside the call of its peers that adds one job. */
 export async function puts(bench: Bench): Promise<Findings> {
-  const seconds = bench.quick ? 1 : 4;
+  const seconds = bench.quick ? 0.5 : 4;
   const body = putOf('bench');
   const echo = await bench.program(['scripts/bench/echo.ts']);
   const server = await bench.server(await bench.database('puts'));

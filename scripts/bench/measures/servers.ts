@@ -7,7 +7,7 @@ const AT_LEAST: Record<number, number> = { 2: 1, 4: 0.85 };
 
 /** The same puts, over one server process, over two and over four, on one database each. */
 export async function servers(bench: Bench): Promise<Findings> {
-  const seconds = bench.quick ? 1 : 4;
+  const seconds = bench.quick ? 0.5 : 4;
   const body = putOf('bench');
   const fleets = [];
   for (const count of COUNTS) {

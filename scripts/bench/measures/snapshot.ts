@@ -12,7 +12,7 @@ const RATE = 1000;
  * long report or a forgotten transaction does, so that nothing which was deleted since can be cleaned up.
  */
 export async function snapshot(bench: Bench): Promise<Findings> {
-  const seconds = bench.quick ? 10 : 600;
+  const seconds = bench.quick ? 6 : 600;
   const parts = bench.quick ? 2 : 10;
   const sides = [];
   for (const name of ['free', 'held']) {
