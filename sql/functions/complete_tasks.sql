@@ -54,8 +54,8 @@ begin
   -- No join of the answers with what end_tasks returns: with hash joins pinned off, 500 of each cost as much as all the rest.
   return query
   select v_ords[e.nth], e.id, 'completed', e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited,
-         case when e.mode = 'streaming' or e.mode = 'blocking' and e.instance_id is distinct from p_teller then
-           case when p_teller is not null then announce_ended(e.id, p_teller) end end
+         case when p_teller is not null and (e.mode = 'streaming' or e.mode = 'blocking' and e.instance_id is distinct from p_teller) then
+           announce_ended(e.id, p_teller) end
   from end_tasks(v_ended) e
   union all
   select i.ord::int, i.id, refusal(i.id, i.attempt, i.status_code, i.body), null, null, null, null, null, null, null
