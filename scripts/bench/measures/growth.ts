@@ -50,7 +50,7 @@ async function lanes(bench: Bench): Promise<Row[]> {
     for (const size of [1, 10, 100, 1_000]) {
       for (; names.length < size; names.push(`lane-${names.length}`)) await register(url, `lane-${names.length}`);
       const lanes = names.map((name) => `${name}:1`);
-      rows.push(row(`a take lists ${size.toLocaleString('en')} lanes`, await costs(http, bench, { lanes })));
+      rows.push(row(`a take lists ${size.toLocaleString('en')} lane${size > 1 ? 's' : ''}`, await costs(http, bench, { lanes })));
     }
     return rows;
   });
@@ -88,7 +88,7 @@ async function instances(bench: Bench): Promise<Row[]> {
     let there = 1;
     for (const count of [1, 2, 4, 8]) {
       for (; there < count; there++) await bench.server(database);
-      rows.push(row(`${count} server processes on the database`, await costs(http, bench)));
+      rows.push(row(`${count} server process${count > 1 ? 'es' : ''} on the database`, await costs(http, bench)));
     }
     return rows;
   });
@@ -193,9 +193,11 @@ async function end(database: string, count: number): Promise<void> {
   await db.end();
 }
 
-const row = (work: string, costs: Costs): Row => ({
-  work,
-  note: Object.entries(costs)
+/** Said at once as well: the whole takes longer than one waits without a sign. */
+function row(work: string, costs: Costs): Row {
+  const note = Object.entries(costs)
     .map(([what, ms]) => `${what} ${ms.toFixed(2)}`)
-    .join('  '),
-});
+    .join('  ');
+  console.error(`  ${work}: ${note}`);
+  return { work, note };
+}
