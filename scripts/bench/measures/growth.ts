@@ -50,7 +50,12 @@ async function lanes(bench: Bench): Promise<Row[]> {
     for (const size of [1, 10, 100, 1_000]) {
       for (; names.length < size; names.push(`lane-${names.length}`)) await register(url, `lane-${names.length}`);
       const lanes = names.map((name) => `${name}:1`);
-      rows.push(row(`a take lists ${size.toLocaleString('en')} lane${size > 1 ? 's' : ''}`, await costs(http, bench, { lanes })));
+      rows.push(
+        row(
+          `a take lists ${size.toLocaleString('en')} lane${size > 1 ? 's' : ''}`,
+          await costs(http, bench, { lanes }),
+        ),
+      );
     }
     return rows;
   });
