@@ -15,16 +15,20 @@ declare
   v_first bigint;
   v_last bigint;
 begin
-  select min(r.id), max(r.id) into v_first, v_last from unnest(p_results) r;
+  select min((p_results[n]).id), max((p_results[n]).id) into v_first, v_last from generate_subscripts(p_results, 1) n;
   return query
   with ended as materialized (
-    select r.nth::int, t.id, t.lane_id, case when t.batch_id is null then t.tenant_id end as tenant_id, t.batch_id, t.mode, t.instance_id, t.callback_url, r.completed_at, r.outcome, r.attempt,
+    select r.nth, t.id, t.lane_id, case when t.batch_id is null then t.tenant_id end as tenant_id, t.batch_id, t.mode, t.instance_id, t.callback_url, r.completed_at, r.outcome, r.attempt,
            r.status_code, l.level, q.queue_id, q.queue, q.max_completed_tasks, q.max_running
-    from unnest(p_results) with ordinality as r(id, completed_at, taken_at, outcome, attempt, status_code, request_id, worker, body, nth)
+    from (
+      -- by place: unnested, large bodies were copied, as in complete_tasks
+      select n as nth, (p_results[n]).id, (p_results[n]).completed_at, (p_results[n]).outcome, (p_results[n]).attempt, (p_results[n]).status_code
+      from generate_subscripts(p_results, 1) n
+    ) r
     cross join lateral (select * from task t where t.id = r.id and t.id between v_first and v_last limit 1) t
     join lane l on l.lane_id = t.lane_id join queue q on q.queue_id = l.queue_id
   ), results as (
-    insert into result select * from unnest(p_results)
+    insert into result select (p_results[n]).* from generate_subscripts(p_results, 1) n
   ), tally as (
     insert into lane_tally (lane_id, tenant_id, put_count, ended_count)
     select e.lane_id, e.tenant_id, 0, count(*) from ended e group by e.lane_id, e.tenant_id
