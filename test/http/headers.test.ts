@@ -78,6 +78,19 @@ test('metrics are in the text format of Prometheus', async () => {
   assert.match(metrics, /^# HELP process_cpu_user_seconds_total /m);
 });
 
+test('metrics tell how long the event loop was busy, and no delays that a timer of theirs would set', async () => {
+  const busy = async () => {
+    const { text: metrics } = await f.server.request('GET', '/metrics');
+    assert.doesNotMatch(metrics, /eventloop_lag_(min|max|mean|stddev|p\d+)_seconds/);
+    assert.match(metrics, /^nodejs_eventloop_lag_seconds /m);
+    return ['active', 'idle'].map((state) =>
+      Number(new RegExp(`^nodejs_eventloop_time_seconds_total{state="${state}"} (\\S+)$`, 'm').exec(metrics)?.[1]),
+    );
+  };
+  const [before, after] = [await busy(), await busy()];
+  for (const n of [0, 1]) assert.ok((after[n] as number) > (before[n] as number), `${before} ${after}`);
+});
+
 test('the API describes itself', async () => {
   const { json } = await f.server.request('GET', '/openapi.json');
   assert.equal(json.openapi, '3.1.0');
