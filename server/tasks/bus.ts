@@ -6,6 +6,7 @@ import type { Database } from '../db/open.ts';
 import type { Head } from '../db/take-tasks.ts';
 import { isBelow } from './heads.ts';
 import { queueOf } from './pollers.ts';
+import type { Answered } from './watchers.ts';
 
 const BEAT_MS = 5000;
 /** Shortest time between two notifying commits under load; a quiet server says things at once. */
@@ -30,6 +31,7 @@ const message = z.object({
   from: z.number().optional(),
   wake: z.array(z.tuple([z.string(), z.number(), z.string(), z.number()])).default([]),
   ended: list,
+  answered: z.array(z.tuple([z.string(), z.enum(['succeeded', 'failed']), z.number(), z.string()])).default([]),
   events: list,
   reading: list,
   free: list,
@@ -47,6 +49,8 @@ export type BusHandlers = {
   wake(lane: string, head: Head, count: number): void;
   /** `bySql`: somebody in psql ended them, so what follows an end is up to the servers. */
   ended(ids: string[], progressed: string[], bySql: boolean): void;
+  /** The same of one task, and how it was answered. */
+  answered(id: string, how: Answered): void;
   /** A running task of this lane's queue ended on another server. */
   free(lane: string): void;
   /** The same, in a queue with max_running. */
@@ -160,6 +164,8 @@ export async function startBus(options: {
       if (heard.ended.length + heard.events.length > 0) {
         handlers.ended(heard.ended, heard.events, heard.from === undefined);
       }
+      for (const [id, outcome, status_code, body] of heard.answered)
+        handlers.answered(id, { outcome, status_code, body });
       for (const lane of heard.free) handlers.free(lane);
       for (const lane of heard.room) handlers.room(lane);
       if (heard.drain.length > 0) handlers.drain(heard.drain);

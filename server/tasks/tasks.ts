@@ -69,6 +69,7 @@ export async function startTasks(options: {
         void watchers.heard(ids, progressed);
         if (bySql && ids.length > 0) onCallbacks();
       },
+      answered: watchers.ended,
       free: pollers.free,
       room: pollers.room,
       drain: (ids) => void workers.heard(ids),

@@ -65,7 +65,7 @@ export function createWatchers(db: Database, log: Logger) {
       };
     },
 
-    /** This process ended the task. */
+    /** This process ended the task, or another server says how it was answered. */
     ended: tell,
 
     /** This process stored an event. */

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { after, describe, test } from 'node:test';
 import pg from 'pg';
+import { parseTaskId } from '../../server/protocol/ids.ts';
 import { startServer, until } from '../support/server.ts';
 import { CHAT, EMBED, fixture } from './fixture.ts';
 
@@ -127,12 +128,18 @@ describe('over two servers', () => {
   const overhear = async () => {
     const listener = new pg.Client({ connectionString: f.server.databaseUrl });
     await listener.connect();
-    const messages: { wake?: [string, number, string, number][]; asleep?: string[]; ended?: string[] }[] = [];
+    const messages: {
+      wake?: [string, number, string, number][];
+      asleep?: string[];
+      ended?: string[];
+      answered?: string[][];
+    }[] = [];
     listener.on('notification', ({ payload }) => messages.push(JSON.parse(payload as string)));
     await listener.query('listen tasklane');
     return {
       wakes: () => messages.flatMap((message) => message.wake ?? []),
       heard: (what: 'asleep' | 'ended') => messages.flatMap((message) => message[what] ?? []),
+      answers: () => messages.flatMap((message) => message.answered ?? []),
       close: () => listener.end(),
     };
   };
@@ -154,7 +161,7 @@ describe('over two servers', () => {
     const second = await f.second();
     const queue = await f.queue();
     const lane = `${queue}:0`;
-    const { wakes, heard, close } = await overhear();
+    const { wakes, heard, answers, close } = await overhear();
     const take = f.takeOne(lane);
     await until(async () => heard('asleep').includes(lane));
     const asked = { queue, endpoint: CHAT, data: {}, response_mode: 'blocking' };
@@ -166,7 +173,39 @@ describe('over two servers', () => {
     assert.equal(ids.length, 1);
     await f.put(queue);
     await until(async () => wakes().filter(([there]) => there === lane).length === 2);
-    assert.equal(heard('ended').filter((id) => id === ids[0]).length, 1);
+    const told = answers().filter(([id]) => id === ids[0]);
+    assert.deepEqual(told, [[ids[0], 'succeeded', 200, '{"n":1}']]);
+    assert.ok(!heard('ended').includes(ids[0] as string));
+    await close();
+  });
+
+  test('a client that waits at the other gets its answer to the letter, whether or not a message has room for it', async () => {
+    const second = await f.second();
+    const { heard, answers, close } = await overhear();
+    const longest = JSON.stringify({ said: '"'.repeat(1743) });
+    assert.equal(longest.length, 3497);
+    for (const [body, status, inMessage] of [
+      ['{ "b" :\t[1.0e3,\n"\\u0000 \\"é😀\\\\" ] }', 200, true],
+      ['null', 200, true],
+      ['{"why":"full"}', 503, true],
+      [longest, 200, true],
+      [longest.replace('said', 'said it'), 200, true],
+      [longest.replace('said', 'says this'), 200, false],
+      [JSON.stringify('x'.repeat(100_000)), 200, false],
+    ] as const) {
+      const queue = await f.queue();
+      const asked = { queue, endpoint: CHAT, data: {}, response_mode: 'blocking' };
+      const answer = second.request('POST', '/v1/queue/put', asked);
+      const { task_id: taskId } = await f.takeOne(`${queue}:0`);
+      await f.server.request('POST', `/v1/queue/${taskId}/complete`, `{"status_code":${status},"body":${body}}`);
+      const { status: got, text } = await answer;
+      assert.deepEqual([got, text], [status, body]);
+      const { json } = await f.client('GET', `/v1/queue/${taskId}`);
+      assert.equal(json.status, status === 200 ? 'succeeded' : 'failed');
+      const id = parseTaskId(taskId) as string;
+      const told = answers().some(([there]) => there === id);
+      assert.deepEqual([told, heard('ended').includes(id)], [inMessage, !inMessage], body.slice(0, 30));
+    }
     await close();
   });
 
