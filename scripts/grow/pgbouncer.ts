@@ -112,7 +112,7 @@ async function checkWakeUps(servers: readonly TasklaneServer[], queue: string, r
 
 /** What a call costs that is prepared once in its connection, and one through the pooler that is not. */
 async function compareCalls(direct: string, pooled: string, report: Report): Promise<void> {
-  const text = 'select * from tasklane.beat_instance($1::text, $2::bool)';
+  const text = 'select * from tasklane.beat_instance($1::text, $2::text)';
   for (const [how, url, name] of [
     ['directly, prepared', direct, { name: 'beat' }],
     ['through the pooler, not prepared', pooled, {}],
@@ -122,7 +122,7 @@ async function compareCalls(direct: string, pooled: string, report: Report): Pro
     const times: number[] = [];
     for (let n = 0; n < CALLS; n++) {
       const began = performance.now();
-      await client.query({ text, values: ['compared', false], ...name });
+      await client.query({ text, values: ['compared', null], ...name });
       times.push(performance.now() - began);
     }
     await client.end();

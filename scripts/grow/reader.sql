@@ -9,6 +9,6 @@ end
 $do$;
 grant usage on schema tasklane to grafana;
 grant select on all tables in schema tasklane to grafana;
-revoke select on tasklane.api_key, tasklane.tenant, tasklane.webhook_endpoint from grafana;
+revoke select on tasklane.api_key, tasklane.tenant, tasklane.webhook_endpoint, tasklane.instance from grafana;
 -- They run with the rights of who calls them, so those that write still can't.
 grant execute on all functions in schema tasklane to grafana;

@@ -123,7 +123,7 @@ async function checkReads(replica: Cluster, reader: string, batchId: string, rep
     report.say(`rows that ${who} sees on the replica: ${seen.join(', ')}`);
     report.check(`${who} can read all of it there`, failed.length === 0, failed.join('; '));
   }
-  for (const secret of ['api_key', 'tenant', 'webhook_endpoint']) {
+  for (const secret of ['api_key', 'tenant', 'webhook_endpoint', 'instance']) {
     const outcome = await query(reader, `select * from tasklane.${secret}`).then(
       () => 'was read',
       (error) => (error as Error).message,

@@ -1,7 +1,6 @@
 import pg from 'pg';
 import type { Logger } from 'pino';
 
-const CHANNEL = 'tasklane';
 const CHECK_MS = 10_000;
 const ANSWER_MS = 5_000;
 const MAX_PAUSE_MS = 5_000;
@@ -13,7 +12,11 @@ const MAX_PAUSE_MS = 5_000;
 export function listen(
   url: string,
   log: Logger,
-  handlers: { onMessage(message: string): void; onReady(): void },
+  handlers: {
+    /** By channel. */
+    onMessage: Readonly<Record<string, (message: string) => void>>;
+    onReady(): void;
+  },
 ): { stop(): Promise<void> } {
   let client: pg.Client | undefined;
   let timer: NodeJS.Timeout | undefined;
@@ -34,8 +37,8 @@ export function listen(
     };
     mine.on('error', lost);
     mine.on('end', lost);
-    mine.on('notification', ({ payload }) => {
-      if (payload) handlers.onMessage(payload);
+    mine.on('notification', ({ channel, payload }) => {
+      if (payload) handlers.onMessage[channel]?.(payload);
     });
     const check = async () => {
       const late = setTimeout(() => lost(new Error('no answer')), ANSWER_MS);
@@ -50,7 +53,11 @@ export function listen(
     };
     try {
       await mine.connect();
-      await mine.query(`listen ${CHANNEL}`);
+      await mine.query(
+        Object.keys(handlers.onMessage)
+          .map((channel) => `listen ${channel}`)
+          .join('; '),
+      );
       failures = 0;
       timer = setTimeout(check, CHECK_MS);
       handlers.onReady();

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import { beatInstance, leaveInstance, notifyMany } from '../db/instances.ts';
@@ -31,7 +32,6 @@ const message = z.object({
   from: z.number().optional(),
   wake: z.array(z.tuple([z.string(), z.number(), z.string(), z.number()])).default([]),
   ended: list,
-  answered: z.array(z.tuple([z.string(), z.enum(['succeeded', 'failed']), z.number(), z.string()])).default([]),
   events: list,
   reading: list,
   free: list,
@@ -42,6 +42,8 @@ const message = z.object({
   keys: z.boolean().default(false),
   hello: z.boolean().default(false),
 });
+/** An id, outcome, status code and body. */
+const answer = z.tuple([z.string(), z.enum(['succeeded', 'failed']), z.number(), z.string()]);
 type Wake = z.infer<typeof message>['wake'][number];
 
 export type BusHandlers = {
@@ -49,7 +51,7 @@ export type BusHandlers = {
   wake(lane: string, head: Head, count: number): void;
   /** `bySql`: somebody in psql ended them, so what follows an end is up to the servers. */
   ended(ids: string[], progressed: string[], bySql: boolean): void;
-  /** The same of one task, and how it was answered. */
+  /** A task of a client here was answered on another server. */
   answered(id: string, how: Answered): void;
   /** A running task of this lane's queue ended on another server. */
   free(lane: string): void;
@@ -67,7 +69,8 @@ export type BusHandlers = {
 /**
  * What servers tell each other: hints, through one NOTIFY channel, while the tables hold the truth. One channel for all, since Postgres
  * before 19 wakes every listening backend whatever the channel, and a stream's readers can sit on any server. Nothing is said
- * while this server is alone.
+ * while this server is alone. Small answers to blocking clients come by a channel whose name only this server and the database know, and are
+ * believed.
  */
 export async function startBus(options: {
   db: Database;
@@ -77,7 +80,8 @@ export async function startBus(options: {
   handlers: BusHandlers;
 }) {
   const { db, url, instance, log, handlers } = options;
-  const first = await beatInstance(db, instance, true);
+  const answerChannel = `tasklane_${randomBytes(16).toString('hex')}`;
+  const first = await beatInstance(db, instance, answerChannel);
   const { instance_id: instanceId } = first;
   let others = first.others;
 
@@ -142,7 +146,7 @@ export async function startBus(options: {
 
   const beat = async () => {
     try {
-      others = (await beatInstance(db, instance, false)).others;
+      others = (await beatInstance(db, instance, null)).others;
     } catch (error) {
       log.warn({ err: error }, 'could not give a sign of life');
     }
@@ -150,27 +154,33 @@ export async function startBus(options: {
   const timer = setInterval(beat, BEAT_MS);
 
   const listener = listen(url, log, {
-    onMessage(text) {
-      const heard = parse(text);
-      if (!heard || heard.from === instanceId) return;
-      if (heard.hello) {
-        others = Math.max(others, 1);
-        saidAt.clear();
-      }
-      const until = performance.now() + REMEMBER_MS;
-      for (const lane of heard.asleep) for (const what of [lane, queueOf(lane)]) awaited.set(what, until);
-      for (const queue of heard.turns) awaited.set(turnOf(queue), until);
-      for (const [lane, rank, id, count] of heard.wake) handlers.wake(lane, { rank, id }, count);
-      if (heard.ended.length + heard.events.length > 0) {
-        handlers.ended(heard.ended, heard.events, heard.from === undefined);
-      }
-      for (const [id, outcome, status_code, body] of heard.answered)
+    onMessage: {
+      tasklane(text) {
+        const heard = parse(message, text);
+        if (!heard || heard.from === instanceId) return;
+        if (heard.hello) {
+          others = Math.max(others, 1);
+          saidAt.clear();
+        }
+        const until = performance.now() + REMEMBER_MS;
+        for (const lane of heard.asleep) for (const what of [lane, queueOf(lane)]) awaited.set(what, until);
+        for (const queue of heard.turns) awaited.set(turnOf(queue), until);
+        for (const [lane, rank, id, count] of heard.wake) handlers.wake(lane, { rank, id }, count);
+        if (heard.ended.length + heard.events.length > 0) {
+          handlers.ended(heard.ended, heard.events, heard.from === undefined);
+        }
+        for (const lane of heard.free) handlers.free(lane);
+        for (const lane of heard.room) handlers.room(lane);
+        if (heard.drain.length > 0) handlers.drain(heard.drain);
+        if (heard.reading.length > 0) handlers.readElsewhere(heard.reading);
+        if (heard.keys) handlers.keysChanged();
+      },
+      [answerChannel](text) {
+        const heard = parse(answer, text);
+        if (!heard) return;
+        const [id, outcome, status_code, body] = heard;
         handlers.answered(id, { outcome, status_code, body });
-      for (const lane of heard.free) handlers.free(lane);
-      for (const lane of heard.room) handlers.room(lane);
-      if (heard.drain.length > 0) handlers.drain(heard.drain);
-      if (heard.reading.length > 0) handlers.readElsewhere(heard.reading);
-      if (heard.keys) handlers.keysChanged();
+      },
     },
     onReady() {
       flags.hello = true;
@@ -264,9 +274,9 @@ function pack(head: { from: number }, entries: readonly (readonly [string, unkno
   return messages.map((one) => JSON.stringify(one));
 }
 
-function parse(text: string): z.infer<typeof message> | undefined {
+function parse<Schema extends z.ZodType>(schema: Schema, text: string): z.infer<Schema> | undefined {
   try {
-    return message.safeParse(JSON.parse(text)).data;
+    return schema.safeParse(JSON.parse(text)).data;
   } catch {
     return undefined;
   }

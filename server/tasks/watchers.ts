@@ -65,7 +65,7 @@ export function createWatchers(db: Database, log: Logger) {
       };
     },
 
-    /** This process ended the task, or another server says how it was answered. */
+    /** This process ended the task, or another one has answered it. */
     ended: tell,
 
     /** This process stored an event. */

@@ -3,8 +3,7 @@
 create or replace function tasklane.notify_servers(p_message json) returns void
 language sql as $$
   -- Tells every server: {"wake": [["queue:level", rank, "id", how many], …]}, {"ended": ["id", …]}, {"events": ["id", …]},
-  -- {"answered": [["id", outcome, status_code, "body"], …]}, {"free": ["queue:level", …]}, {"room": ["queue:level", …]}. A hint only; the tables
-  -- are the truth.
+  -- {"free": ["queue:level", …]}, {"room": ["queue:level", …]}. A hint only; the tables are the truth.
   select pg_notify('tasklane', p_message::text)
 $$;
 
@@ -29,20 +28,21 @@ language sql as $$
   select true
 $$;
 
-create or replace function tasklane.announce_ended(p_id bigint) returns void
+create or replace function tasklane.announce_ended(p_id bigint, p_from int default null) returns boolean
 language sql as $$
-  -- Tells every server that a task has ended.
-  select tasklane.notify_servers(json_build_object('ended', json_build_array(p_id::text)))
+  -- Tells every server but p_from that a task has ended. True.
+  select tasklane.notify_servers(json_strip_nulls(json_build_object('from', p_from, 'ended', json_build_array(p_id::text))));
+  select true
 $$;
 
-create or replace function tasklane.announce_answer(p_result tasklane.result, p_from int) returns boolean
+create or replace function tasklane.announce_answer(p_result tasklane.result, p_instance_id int, p_from int) returns boolean
 language sql as $$
-  -- Tells every server but p_from that a task has been answered, with the answer if that is small: written into a message, JSON may take twice its
-  -- length, and NOTIFY carries less than 8,000 bytes. True.
-  select tasklane.notify_servers(case when octet_length(p_result.body::text) > 3500
+  -- Gives the server that holds the task's client the answer, if that is small; else says to every server but p_from that the task has ended. Written
+  -- into a message, JSON may take twice its length, and NOTIFY carries less than 8,000 bytes. True.
+  select pg_notify(coalesce(i.answer_channel, 'tasklane'), case when i.answer_channel is null
     then json_build_object('from', p_from, 'ended', json_build_array(p_result.id::text))
-    else json_build_object('from', p_from, 'answered', json_build_array(
-      json_build_array(p_result.id::text, p_result.outcome, p_result.status_code, p_result.body::text))) end);
+    else json_build_array(p_result.id::text, p_result.outcome, p_result.status_code, p_result.body::text) end::text)
+  from (select) one left join tasklane.instance i on i.instance_id = p_instance_id and octet_length(p_result.body::text) <= 3500;
   select true
 $$;
 

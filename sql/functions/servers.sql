@@ -5,13 +5,15 @@ language sql as $$
   select set_config('synchronous_commit', 'off', true), pg_notify('tasklane', m) from unnest(p_messages) m;
 $$;
 
-create or replace function tasklane.beat_instance(p_instance text, p_starting boolean default false) returns table (instance_id int, others int)
+create or replace function tasklane.beat_instance(p_instance text, p_answer_channel text default null) returns table (instance_id int, others int)
 language plpgsql set search_path = tasklane as $$
--- A server's sign of life. Returns its number, and how many other servers gave one within the last 15 seconds.
+-- A server's sign of life. p_answer_channel: where it hears of answers to its clients, when it starts.
+-- Returns its number, and how many other servers gave one within the last 15 seconds.
 #variable_conflict use_column
 begin
-  insert into instance as i (instance) values (p_instance)
-  on conflict (instance) do update set seen_at = now(), started_at = case when p_starting then now() else i.started_at end;
+  insert into instance as i (instance, answer_channel) values (p_instance, p_answer_channel)
+  on conflict (instance) do update set seen_at = now(), started_at = case when p_answer_channel is null then i.started_at else now() end,
+    answer_channel = coalesce(p_answer_channel, i.answer_channel);
   return query
   select i.instance_id, (select count(*)::int from instance o where o.instance <> p_instance and o.seen_at > now() - interval '15 seconds')
   from instance i where i.instance = p_instance;

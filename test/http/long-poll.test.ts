@@ -128,18 +128,21 @@ describe('over two servers', () => {
   const overhear = async () => {
     const listener = new pg.Client({ connectionString: f.server.databaseUrl });
     await listener.connect();
-    const messages: {
-      wake?: [string, number, string, number][];
-      asleep?: string[];
-      ended?: string[];
-      answered?: string[][];
-    }[] = [];
-    listener.on('notification', ({ payload }) => messages.push(JSON.parse(payload as string)));
-    await listener.query('listen tasklane');
+    const messages: { wake?: [string, number, string, number][]; asleep?: string[]; ended?: string[] }[] = [];
+    const answers: string[][] = [];
+    listener.on('notification', ({ channel, payload }) => {
+      const message = JSON.parse(payload as string);
+      if (channel === 'tasklane') messages.push(message);
+      else answers.push(message);
+    });
+    const { rows } = await listener.query('select answer_channel from tasklane.instance');
+    for (const channel of ['tasklane', ...rows.map((row) => row.answer_channel)])
+      await listener.query(`listen ${channel}`);
     return {
       wakes: () => messages.flatMap((message) => message.wake ?? []),
       heard: (what: 'asleep' | 'ended') => messages.flatMap((message) => message[what] ?? []),
-      answers: () => messages.flatMap((message) => message.answered ?? []),
+      answers,
+      query: (text: string, values: unknown[]) => listener.query(text, values),
       close: () => listener.end(),
     };
   };
@@ -173,7 +176,7 @@ describe('over two servers', () => {
     assert.equal(ids.length, 1);
     await f.put(queue);
     await until(async () => wakes().filter(([there]) => there === lane).length === 2);
-    const told = answers().filter(([id]) => id === ids[0]);
+    const told = answers.filter(([id]) => id === ids[0]);
     assert.deepEqual(told, [[ids[0], 'succeeded', 200, '{"n":1}']]);
     assert.ok(!heard('ended').includes(ids[0] as string));
     await close();
@@ -203,9 +206,29 @@ describe('over two servers', () => {
       const { json } = await f.client('GET', `/v1/queue/${taskId}`);
       assert.equal(json.status, status === 200 ? 'succeeded' : 'failed');
       const id = parseTaskId(taskId) as string;
-      const told = answers().some(([there]) => there === id);
+      const told = answers.some(([there]) => there === id);
       assert.deepEqual([told, heard('ended').includes(id)], [inMessage, !inMessage], body.slice(0, 30));
     }
+    await close();
+  });
+
+  test('a client is not told an answer by somebody who does not know where its server hears of them', async () => {
+    const second = await f.second();
+    const { query, close } = await overhear();
+    const queue = await f.queue();
+    const asked = { queue, endpoint: CHAT, data: {}, response_mode: 'blocking' };
+    const answer = second.request('POST', '/v1/queue/put', asked);
+    const { task_id: taskId } = await f.takeOne(`${queue}:0`);
+    const forged = [parseTaskId(taskId), 'succeeded', 200, '"forged"'];
+    for (const message of [forged, { answered: [forged] }, { from: 0, ended: [forged] }]) {
+      await query('select pg_notify($1, $2)', ['tasklane', JSON.stringify(message)]);
+    }
+    await f.complete(taskId, 'true');
+    const { json } = await answer;
+    assert.equal(json, 'true');
+    const { rows } = await query('select distinct answer_channel as channel from tasklane.instance', []);
+    assert.equal(rows.length, 2);
+    for (const { channel } of rows) assert.match(channel, /^tasklane_[0-9a-f]{32}$/);
     await close();
   });
 
