@@ -146,14 +146,12 @@ describe('trying again', { concurrency: true }, () => {
     assert.deepEqual(getEventListeners(task.signal, 'abort'), []);
   });
 
-  test('what one upstream refuses or fails goes to another at once', async () => {
+  test('what one upstream refuses or fails goes to another, and the one is not asked again', async () => {
     await using good = await listen((_, res) => json(res, 200, { good: true }));
     for (const status of [429, 500]) {
       await using bad = await listen((_, res) => json(res, status, {}));
       const executor = openAiExecutor({ upstreams: [{ url: bad.url }, { url: good.url }] });
-      const began = Date.now();
       assert.deepEqual(answered(await work(executor)).body, { good: true });
-      assert.ok(Date.now() - began < 200, 'without a pause');
       assert.equal(bad.requests.length, 1);
     }
     const away = openAiExecutor({ upstreams: [{ url: NOWHERE }, { url: good.url }] });
