@@ -36,14 +36,18 @@ language sql as $$
 $$;
 
 create or replace function tasklane.announce_answer(p_result tasklane.result, p_instance_id int, p_from int) returns boolean
-language sql as $$
-  -- Gives the server that holds the task's client the answer, if that is small; else says to every server but p_from that the task has ended. Written
-  -- into a message, JSON may take twice its length, and NOTIFY carries less than 8,000 bytes. True.
-  select pg_notify(coalesce(i.answer_channel, 'tasklane'), case when i.answer_channel is null
-    then json_build_object('from', p_from, 'ended', json_build_array(p_result.id::text))
-    else json_build_array(p_result.id::text, p_result.outcome, p_result.status_code, p_result.body::text) end::text)
-  from (select) one left join tasklane.instance i on i.instance_id = p_instance_id and octet_length(p_result.body::text) <= 3500;
-  select true
+language plpgsql set search_path = tasklane as $$
+-- Gives the server that holds the task's client the answer, if that is small; else says to every server but p_from that the task has ended. Written
+-- into a message, JSON may take twice its length, and NOTIFY carries less than 8,000 bytes. True.
+declare
+  v_channel text := (select i.answer_channel from instance i where i.instance_id = p_instance_id);
+begin
+  if v_channel is null or octet_length(p_result.body::text) > 3500 then
+    return announce_ended(p_result.id, p_from);
+  end if;
+  perform pg_notify(v_channel, json_build_array(p_result.id::text, p_result.outcome, p_result.status_code, p_result.body::text)::text);
+  return true;
+end
 $$;
 
 create or replace function tasklane.announce_freed(p_lane text, p_limited boolean) returns void
