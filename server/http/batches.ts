@@ -47,22 +47,24 @@ export function batchRoutes(deps: {
 
   const create = async (batch: NewBatch): Promise<Batch> => {
     const made = await createBatch(db, batch).catch(nameParameter);
+    const created = (await findBatch(db, made.batch_id, null)) as Batch;
     if (!made.repeated) onBatches([made.batch_id]);
-    return (await findBatch(db, made.batch_id, null)) as Batch;
+    return created;
   };
   const keyed = (req: IncomingMessage, bodyHash: string): NewBatch['key'] => {
     const text = keyOf(req);
     return text === undefined ? null : { text, bodyHash, seconds: keySeconds };
   };
 
-  /** Calls `change`, which may throw 404 and 409, and answers with the batch as it is then. */
+  /** Calls `change`, which may throw 404 and 409, and answers with the batch as that left it. */
   const after = async (printed: string | undefined, principal: Principal, change: (id: string) => Promise<void>) => {
     const id = idOf(printed);
     await change(id).catch((error) => {
       throw error instanceof TasklaneError && error.status === 404 ? unknownBatch(printed) : error;
     });
+    const batch = await find(printed, principal);
     onBatches([id]);
-    return { json: batchJson(await find(printed, principal)) };
+    return { json: batchJson(batch) };
   };
 
   return [

@@ -374,7 +374,8 @@ describe('a cancel', () => {
       const { json: made } = await tryCreate({ input_file_id: fileId });
       const answer = await cancel(made.id);
       assert.equal(answer.status, 200);
-      assert.equal(answer.json.status, 'cancelling');
+      // With nothing to withdraw and nothing to write, it may be through with it by the time it is asked what it is.
+      assert.match(answer.json.status, /^(cancelling|cancelled)$/);
       assert.ok(answer.json.cancelling_at >= made.created_at);
       assert.equal((await cancel(made.id)).status, 200);
       return made.id;
