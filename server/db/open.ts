@@ -2,6 +2,7 @@ import { createPgDriverFactory } from '@slonik/pg-driver';
 import { createPool, type DatabasePool, type PrimitiveValueExpression, sql } from 'slonik';
 import { createConnections } from './connections.ts';
 import { toTasklaneError } from './errors.ts';
+import './pg-promises.ts';
 
 type Row = Record<string, unknown>;
 type Parameter = PrimitiveValueExpression | readonly PrimitiveValueExpression[];

@@ -34,6 +34,7 @@ const MAX_INT = 2 ** 31 - 1;
 
 export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule; stopping: AbortSignal }): Route[] {
   const { db, tasks, rule, stopping } = deps;
+  stopping.addEventListener('abort', tasks.wakeOver);
 
   /** The task, if the caller may see it: a client only its tenant's. Throws 404. */
   const find = async (taskId: string | undefined, principal: Principal): Promise<TaskStatus> => {
@@ -111,11 +112,10 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
         const signal = hangUp(res);
         const worker = body.worker ? await tasks.workers.begin(body.worker, body.queues) : undefined;
         const drained = { text: '{}', headers: { 'X-TASKLANE-DRAIN': '1' } };
-        if (worker?.drain.aborted) {
+        if (worker?.isDraining()) {
           worker.end();
           return drained;
         }
-        const waitsFor = [signal, stopping, ...(worker ? [worker.drain] : [])];
         const taking = tasks.take(
           {
             lanes: body.queues,
@@ -128,10 +128,11 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
             maxAttempts: attemptsOf(body.process_max_retries),
             waitSeconds: body.wait,
           },
-          body.wait > 0 ? AbortSignal.any(waitsFor) : signal,
+          signal,
+          () => stopping.aborted || worker?.isDraining() === true,
         );
         const taken = await taking.finally(() => worker?.end());
-        if (taken.length === 0 && worker?.drain.aborted) return drained;
+        if (taken.length === 0 && worker?.isDraining()) return drained;
         if (taken.length > 0) {
           if (signal.aborted) void tasks.giveBack(taken);
           else signal.addEventListener('abort', () => void tasks.giveBack(taken), { once: true });

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { endpointName, laneName, level, optional, queueName, shortText } from './names.ts';
+import { endpointName, laneName, level, mapped, optional, queueName, shortText } from './names.ts';
 import { maxAttempts, retry } from './queues.ts';
 
 const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'] as const;
@@ -9,9 +9,12 @@ const MAX_PUTS = 1000;
 const MAX_HEARTBEAT = 10_000;
 
 export const PRIORITIES = { low: 1, normal: 5, high: 10, critical: 15 } as const;
-const priority = z.union(
-  [z.int().min(0).max(100), z.enum(['low', 'normal', 'high', 'critical']).transform((name) => PRIORITIES[name])],
-  'low, normal, high, critical, or an integer from 0 to 100',
+const priority = mapped(
+  z.union(
+    [z.int().min(0).max(100), z.enum(['low', 'normal', 'high', 'critical'])],
+    'low, normal, high, critical, or an integer from 0 to 100',
+  ),
+  (named) => (typeof named === 'string' ? PRIORITIES[named] : named),
 );
 
 /** Seconds ahead of now that a task may be put off. */
@@ -58,19 +61,14 @@ export const putBody = z
     idempotency_key: idempotencyKey.nullish(),
     metadata: metadata.nullish(),
   })
-  .superRefine((put, context) => {
+  .check(({ value: put, issues }) => {
+    const refuse = (field: 'run_at' | 'timeout', message: string) =>
+      issues.push({ code: 'custom', input: put[field], path: [field], message });
     const { most } = TIMEOUTS[put.response_mode];
-    if (put.run_at != null && put.delay_seconds != null)
-      context.addIssue({ code: 'custom', path: ['run_at'], message: 'give run_at or delay_seconds, not both' });
-    if (put.timeout != null && put.timeout > most) {
-      context.addIssue({
-        code: 'custom',
-        path: ['timeout'],
-        message: `at most ${most} seconds for ${put.response_mode}`,
-      });
-    }
-  })
-  .transform((put) => ({ ...put, timeout: put.timeout ?? TIMEOUTS[put.response_mode].usual }));
+    if (put.run_at != null && put.delay_seconds != null) refuse('run_at', 'give run_at or delay_seconds, not both');
+    if (put.timeout != null && put.timeout > most)
+      refuse('timeout', `at most ${most} seconds for ${put.response_mode}`);
+  });
 export type PutBody = z.infer<typeof putBody>;
 
 export const putsBody = z.object({

@@ -32,7 +32,7 @@ export function newTask(
     level: put.level,
     mode: put.response_mode,
     priority: put.priority,
-    timeout: put.timeout,
+    timeout: put.timeout ?? TIMEOUTS[put.response_mode].usual,
     callbackUrl: put.callback_url || null,
     traceId: put.trace_id ?? null,
     model: typeof put.data.model === 'string' ? put.data.model : null,

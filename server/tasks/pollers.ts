@@ -13,6 +13,8 @@ export type Poller = {
   wake: ((tasks: TakenTask[]) => void) | undefined;
   /** How many tasks are on their way to it. */
   promised: number;
+  /** Whether nobody waits for it any more, though its time has not come. */
+  isOver(): boolean;
 };
 
 /** Longest sleep without a look, since a wake-up can be lost. */
@@ -57,7 +59,7 @@ export function createPollers(
 
   return {
     /** Joins before its first look, so that work that comes between the look and the sleep is not missed. */
-    join(request: TakeRequest) {
+    join(request: TakeRequest, isOver = () => false) {
       const { lanes, strategy } = request;
       const choosy = strategy === 'sequential' || request.endpoint !== null || request.minAgeSeconds > 0;
       const poller: Poller = {
@@ -68,6 +70,7 @@ export function createPollers(
         woken: false,
         wake: undefined,
         promised: 0,
+        isOver,
       };
       for (const lane of lanes) {
         const there = byLane.get(lane);
@@ -164,6 +167,11 @@ export function createPollers(
       const queue = queueOf(lane);
       for (const lanes of [byLane, emptyAt]) for (const name of lanes.keys()) if (name.startsWith(queue)) filled(name);
       rouseQueue(lane, () => true);
+    },
+
+    /** Ends the sleep of the takes that are over. */
+    wakeOver(): void {
+      for (const there of byLane.values()) for (const poller of there) if (poller.isOver()) rouse(poller);
     },
 
     wakeAll(): void {

@@ -104,11 +104,15 @@ export function createTake(
     for (const { lane, limited } of back) lanes.freed(lane, limited);
   };
 
-  /** Tasks for one worker, at once or as soon as there is one within the time it waits. None when `signal` aborts. */
-  const take = async (request: TakeRequest, signal: AbortSignal): Promise<TakenTask[]> => {
+  /**
+   * Tasks for one worker, at once or as soon as there is one within the time it waits. None when `signal` aborts, or when `isOver` says so, which is asked
+   * at every `pollers.wakeOver`. (A listener a take on a signal that lives as long as the server would chain them all together: V8 then carries each
+   * through to its next full collection.)
+   */
+  const take = async (request: TakeRequest, signal: AbortSignal, isOver = () => false): Promise<TakenTask[]> => {
     if (request.waitSeconds === 0) return takeNow(request);
     const untilMs = performance.now() + request.waitSeconds * 1000;
-    const poller = pollers.join(request);
+    const poller = pollers.join(request, isOver);
     let woken = true;
     try {
       for (;;) {
@@ -125,11 +129,11 @@ export function createTake(
             return tasks;
           }
         }
-        if (performance.now() >= untilMs) return [];
+        if (performance.now() >= untilMs || isOver()) return [];
         const handed = await poller.sleep(untilMs, signal);
         if (handed.length > 0) return handed;
         woken = poller.woken;
-        if (signal.aborted) return [];
+        if (signal.aborted || isOver()) return [];
       }
     } finally {
       poller.leave();

@@ -53,7 +53,7 @@ export async function startTasks(options: {
   const heads = createHeads();
   const pollers = createPollers((lanes, sequential) => bus.asleep(lanes, sequential));
   const watchers = createWatchers(db, log);
-  const workers = createWorkers(db, log);
+  const workers = createWorkers(db, log, pollers.wakeOver);
   const feed = createFeed(db, log, eventRetentionSeconds);
   const bus = await startBus({
     db,
@@ -92,6 +92,8 @@ export async function startTasks(options: {
     ...createLease(db, lanes, end, workers),
     ...createMove(db, lanes),
     ...createFollow(db, watchers),
+    /** Ends the takes that wait, and are over. */
+    wakeOver: pollers.wakeOver,
     lanes,
     end,
     applyEvents: createProgress(db, bus, watchers, feed, end),

@@ -20,15 +20,14 @@ type Entry = {
   open: number;
   /** The last write of what it says. */
   writing: Promise<void> | undefined;
-  /** Aborted while it drains. */
-  drain: AbortController;
+  draining: boolean;
 };
 
 /**
  * Who takes tasks here. What a worker says of itself is written when it is news; that it was seen, for all of them together every five
  * seconds, which also tells who is draining, should the message have been lost.
  */
-export function createWorkers(db: Database, log: Logger) {
+export function createWorkers(db: Database, log: Logger, onDrain: () => void) {
   const workers = new Map<string, Entry>();
 
   const entryOf = (id: string): Entry => {
@@ -42,7 +41,7 @@ export function createWorkers(db: Database, log: Logger) {
       seen: false,
       open: 0,
       writing: undefined,
-      drain: new AbortController(),
+      draining: false,
     };
     workers.set(id, entry);
     return entry;
@@ -51,10 +50,9 @@ export function createWorkers(db: Database, log: Logger) {
   const told = (rows: readonly { worker: string; draining: boolean }[]) => {
     for (const { worker, draining } of rows) {
       const entry = workers.get(worker);
-      if (!entry || entry.drain.signal.aborted === draining) continue;
-      if (draining) entry.drain.abort();
-      else entry.drain = new AbortController();
+      if (entry) entry.draining = draining;
     }
+    if (rows.some((row) => row.draining)) onDrain();
   };
 
   // One call at a time, which many share: what an older one says of drains must not come after what a newer one says.
@@ -101,8 +99,8 @@ export function createWorkers(db: Database, log: Logger) {
   };
 
   return {
-    /** A worker begins a take. Gives the signal that aborts when, or as, it drains, and the function to call when the take ends. */
-    async begin(says: WorkerSays, lanes: readonly string[]): Promise<{ drain: AbortSignal; end(): void }> {
+    /** A worker begins a take. Gives whether it drains, then and later, and the function to call when the take ends. */
+    async begin(says: WorkerSays, lanes: readonly string[]): Promise<{ isDraining(): boolean; end(): void }> {
       const entry = entryOf(says.id);
       const name = says.name ?? entry.name;
       const capacities = says.capacities ? JSON.stringify(says.capacities) : entry.capacities;
@@ -119,7 +117,7 @@ export function createWorkers(db: Database, log: Logger) {
       // Another take of a worker that is new here waits as well: it may be draining.
       await entry.writing;
       return {
-        drain: entry.drain.signal,
+        isDraining: () => entry.draining,
         end() {
           entry.open--;
         },
