@@ -94,6 +94,7 @@ async function start(
   let onLines: () => void = () => undefined;
   let onTopUp: (laneIds: readonly number[]) => void = () => undefined;
   let onSchedules: () => void = () => undefined;
+  let onOpenBatches: () => void = () => undefined;
   const tasks = await startTasks({
     db,
     url: directUrl,
@@ -106,6 +107,7 @@ async function start(
     onTopUp: (laneIds) => onTopUp(laneIds),
     onKeysChanged: auth.forget,
     onSchedules: () => onSchedules(),
+    onOpenBatches: () => onOpenBatches(),
   });
   stops.push(tasks.stop);
   const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
@@ -122,6 +124,7 @@ async function start(
   });
   stops.push(batches.stop);
   onLines = batches.onEnded;
+  onOpenBatches = batches.lookAround;
   onTopUp = batches.onTaken;
   const rule = createAddressRule({
     allow: config.TASKLANE_CALLBACK_ALLOW,

@@ -1,15 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { claimBatches, foldBatches, openBatches, topUpLanes } from '../db/batches.ts';
+import { claimBatches, foldBatches, nextExpiry, topUpLanes } from '../db/batches.ts';
 import type { Database } from '../db/open.ts';
-import { repeat } from '../db/repeat.ts';
 import { soon } from '../db/soon.ts';
 import { createTails } from './tail.ts';
 import { createBatchWork } from './work.ts';
 
 /** Shortest time between two additions under load. */
 const FOLD_GAP_MS = 50;
-/** What a killed server left is taken up within the sum of these. */
+/** What a killed server left is taken up within the sum of these; the longest between two looks while batches are open. */
 const LOOK_MS = 2000;
 const QUIET_SECONDS = 4;
 /** How many batches are worked on at once: each takes a core while its lines are looked at. */
@@ -88,9 +87,8 @@ export function startBatches(deps: {
     for (const batch of await claimBatches(db, null, QUIET_SECONDS)) workOn(batch.batch_id);
   };
   let expiry: NodeJS.Timeout | undefined;
-  const lookAround = async () => {
-    const { open, expiresIn } = await openBatches(db);
-    if (!open) return;
+  const look = async () => {
+    const expiresIn = await nextExpiry(db);
     // A window is over to the moment, not at the look that follows.
     clearTimeout(expiry);
     if (expiresIn !== null && expiresIn < LOOK_MS)
@@ -99,8 +97,7 @@ export function startBatches(deps: {
     await topUp(null);
     await claim();
   };
-  void lookAround().catch(onError);
-  const looking = repeat(LOOK_MS, lookAround, onError);
+  let looking: Promise<void> | undefined;
 
   return {
     check,
@@ -108,6 +105,16 @@ export function startBatches(deps: {
     topUp,
 
     workOn,
+
+    /** Batches are open: whatever was lost, or left by a server that was killed, is done. */
+    lookAround(): void {
+      if (deps.stopping.aborted) return;
+      looking ??= look()
+        .catch(onError)
+        .finally(() => {
+          looking = undefined;
+        });
+    },
 
     /** Lines of a batch ended in this process. */
     onEnded: foldSoon,
@@ -122,7 +129,7 @@ export function startBatches(deps: {
 
     /** Resolves when the steps that are under way are done. */
     async stop(): Promise<void> {
-      await looking.stop();
+      await looking;
       clearTimeout(expiry);
       await Promise.all(working.values());
     },

@@ -134,13 +134,12 @@ export function claimBatches(db: Database, ids: readonly string[] | null, quietS
   return db.call<Claimed>('claim_batches', [ids, quietSeconds], ['bigint[]', 'int']);
 }
 
-/** Whether there are batches that have not ended, and in how many milliseconds the next window that is open ends (null: none is). */
-export async function openBatches(db: Database): Promise<{ open: boolean; expiresIn: number | null }> {
-  const [row] = await db.query<{ open: boolean; expires_in: number | null }>(sql.unsafe`
-    select count(*) > 0 as open,
-      (extract(epoch from min(expires_at) filter (where ending is null and expires_at > now()) - now()) * 1000)::float8 as expires_in
-    from tasklane.batch where status in ('validating', 'in_progress', 'finalizing', 'cancelling')`);
-  return { open: row?.open ?? false, expiresIn: row?.expires_in ?? null };
+/** In how many milliseconds the next window of a batch ends; null: none is open. */
+export async function nextExpiry(db: Database): Promise<number | null> {
+  const [row] = await db.query<{ expires_in: number | null }>(sql.unsafe`
+    select (extract(epoch from min(expires_at) - now()) * 1000)::float8 as expires_in
+    from tasklane.batch where status in ('validating', 'in_progress', 'finalizing', 'cancelling') and ending is null and expires_at > now()`);
+  return row?.expires_in ?? null;
 }
 
 /** Gives a sign of life; false when the batch's lines are not wanted any more. */

@@ -1,9 +1,9 @@
 import type { EndedTask } from './end-tasks.ts';
 import type { Database } from './open.ts';
 
-/** What became of a task as time passed; `swept` says when all that was due had been seen to, `schedules` that ticks are due. */
+/** What became of a task as time passed; `swept` says when all that was due had been seen to, `schedules` that ticks are due, `batches` that some are open. */
 export type Swept = EndedTask & {
-  outcome: 'waiting' | 'moved' | 'freed' | 'dead' | 'expired' | 'swept' | 'schedules';
+  outcome: 'waiting' | 'moved' | 'freed' | 'dead' | 'expired' | 'swept' | 'schedules' | 'batches';
   rank: number;
   /** Of `swept`: epoch ms. */
   swept_at: number | null;

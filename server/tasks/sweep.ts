@@ -14,8 +14,8 @@ const LATE_MS = 10_000;
 const BOTTOM_MS = 60_000;
 
 /**
- * Notices, within a second, leases that lapsed, delays and deadlines that are over, and schedules whose tick has come. Every server tries; one at a
- * time sweeps.
+ * Notices, within a second, leases that lapsed, delays and deadlines that are over, schedules whose tick has come, and that batches are open. Every server
+ * tries; one at a time sweeps.
  */
 export function startSweep(
   db: Database,
@@ -23,6 +23,7 @@ export function startSweep(
   end: End,
   log: Logger,
   onSchedules: () => void,
+  onOpenBatches: () => void,
 ): { stop(): Promise<void> } {
   let since: number | null = null;
   let bottomAt = performance.now();
@@ -35,6 +36,7 @@ export function startSweep(
     end.announceUnanswered(of('expired'), 'expired');
     for (const { lane, limited } of of('freed')) lanes.freed(lane, limited);
     if (of('schedules').length > 0) onSchedules();
+    if (of('batches').length > 0) onOpenBatches();
   };
 
   const sweep = async () => {

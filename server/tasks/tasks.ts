@@ -36,6 +36,8 @@ export async function startTasks(options: {
   onKeysChanged(): void;
   /** Ticks of schedules are due. */
   onSchedules(): void;
+  /** Some batches are open; told every second, while they are. */
+  onOpenBatches(): void;
 }) {
   const {
     db,
@@ -49,6 +51,7 @@ export async function startTasks(options: {
     onTopUp,
     onKeysChanged,
     onSchedules,
+    onOpenBatches,
   } = options;
   const heads = createHeads();
   const pollers = createPollers((lanes, sequential) => bus.asleep(lanes, sequential));
@@ -83,7 +86,7 @@ export async function startTasks(options: {
   });
   const lanes = createLanes(bus, heads, pollers, feed);
   const end = createEnd({ db, bus, lanes, watchers, onCallbacks, onLines });
-  const sweep = startSweep(db, lanes, end, log, onSchedules);
+  const sweep = startSweep(db, lanes, end, log, onSchedules, onOpenBatches);
   const readers = createReaders(end, bus);
 
   return {

@@ -26,6 +26,8 @@ declare
   v_claimed bigint[];
   v_made bigint[];
   v_ords int[];
+  v_asked int := 0;                                     -- items with a key
+  v_option json;
   v_run_at timestamptz;
   v_found record;
   v_rooms jsonb;
@@ -46,9 +48,11 @@ begin
 
   for n in 1..v_count loop
     continue when p_options[n] is null;
-    v_run_at := run_at_of(p_options[n]::json);
-    v_keys[n] := p_options[n]::json ->> 'idempotency_key';
-    v_hashes[n] := p_options[n]::json ->> 'body_hash';
+    v_option := p_options[n];
+    v_run_at := run_at_of(v_option);
+    v_keys[n] := v_option ->> 'idempotency_key';
+    v_hashes[n] := v_option ->> 'body_hash';
+    v_asked := v_asked + (v_keys[n] is not null)::int;
     if v_run_at > now() + interval '366 days' then
       v_codes[n] := 'TL400';
       v_messages[n] := 'run_at: at most 366 days ahead';
@@ -61,7 +65,7 @@ begin
     end if;
   end loop;
 
-  if exists (select from unnest(v_keys) k where k is not null) then
+  if v_asked > 0 then
     with asked as materialized (
       select distinct on (u.tenant_id, u.key) u.*
       from unnest(p_tenant_ids, v_keys, v_hashes, v_queue_ids, p_levels, p_modes, p_groups)
@@ -87,7 +91,7 @@ begin
     end loop;
 
     -- Who could not claim its key is told who did. A statement of its own: it sees what those committed whom the claims waited for.
-    if cardinality(v_claimed) < (select count(*) from unnest(v_keys, p_groups) u(key, grp) where u.key is not null and v_bad[u.grp] is not true) then
+    if cardinality(v_claimed) < v_asked then
       for v_found in
         select u.ord, u.grp, k.id, k.task_id, k.body_hash = decode(u.hash, 'hex') as same,
                k.id = any (v_claimed) and row_number() over (partition by k.id order by u.ord) = 1 as mine

@@ -10,8 +10,8 @@ set plan_cache_mode = force_generic_plan as $$
 -- ended meanwhile, while another session holds an old snapshot. Nothing new becomes due in the past, but a commit may be late by moments.
 -- Returns  waiting (it waits now, at lane and rank: lower the heads, wake who waits), moved (it waits at a better rank: lower the heads), freed (of
 --          its lane something stopped running), dead and expired as end_tasks does; a row swept, with the time of this sweep, where nothing was left for want of p_limit; a row schedules,
---          where the ticks of some are due.
--- Touches  running, deferred, ready (delete), ready, task_attempt (insert), schedule (read) and what end_tasks does.
+--          where the ticks of some are due; a row batches, where some are open.
+-- Touches  running, deferred, ready (delete), ready, task_attempt (insert), schedule, batch (read) and what end_tasks does.
 #variable_conflict use_column
 declare
   v_due record;
@@ -30,6 +30,10 @@ begin
   end if;
   if exists (select from schedule s where s.enabled and s.next_run <= now()) then
     outcome := 'schedules';
+    return next;
+  end if;
+  if exists (select from batch b where b.status in ('validating', 'in_progress', 'finalizing', 'cancelling')) then
+    outcome := 'batches';
     return next;
   end if;
   -- Mostly nothing is due, and to find that out is all that an idle server does.
