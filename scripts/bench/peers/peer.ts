@@ -6,6 +6,8 @@ export type Peer = {
   drain?(count: number): Promise<number>;
   /** The same with all that it has for going faster. */
   drainFast?(count: number): Promise<number>;
+  /** As `drainFast`, with the time counted that adding took, which was over before. */
+  wholeFast?(count: number): Promise<number>;
   close(): Promise<void>;
 };
 

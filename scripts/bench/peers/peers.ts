@@ -43,6 +43,7 @@ export async function startPeer(bench: Bench, name: PeerName): Promise<Required<
     add: call('add'),
     drain: call('drain'),
     drainFast: call('drainFast'),
+    wholeFast: call('wholeFast'),
     async close() {
       await call('close')();
       await exited;
