@@ -43,16 +43,17 @@ language plpgsql set search_path = tasklane set plan_cache_mode = force_generic_
 #variable_conflict use_column
 declare
   v_recording boolean := recording();
+  v_limited boolean := exists (select from queue q where q.max_depth is not null)
+                    or exists (select from tenant n where n.max_in_flight is not null or n.puts_per_second is not null);
   v_ids bigint[];
   v_repeated text[];
   v_codes text[];
   v_messages text[];
   v_retry_afters int[];
 begin
-  if p_options is not null or exists (select from queue q where q.max_depth is not null)
-     or exists (select from tenant n where n.max_in_flight is not null or n.puts_per_second is not null) then
+  if p_options is not null or v_limited then
     select a.* into v_ids, v_repeated, v_codes, v_messages, v_retry_afters
-    from admit_puts(p_groups, p_tenant_ids, p_queues, p_endpoints, p_levels, p_modes, p_timeouts, p_data, p_models, p_options, p_key_seconds) a;
+    from admit_puts(p_groups, p_tenant_ids, p_queues, p_endpoints, p_levels, p_modes, p_timeouts, p_data, p_models, p_options, p_key_seconds, v_limited) a;
   end if;
 
   return query
