@@ -1,6 +1,7 @@
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { runMigrations } from 'graphile-worker';
 import pg from 'pg';
 import { pino } from 'pino';
 import { startEmbeddedPostgres } from '../../server/db/embedded.ts';
@@ -26,6 +27,9 @@ export const ANSWER = {
 export const putOf = (queue: string, level = 1): string =>
   JSON.stringify({ queue, endpoint: ENDPOINT, level, data: DATA });
 
+/** The database that others are copies of. */
+const MIGRATED = 'migrated';
+
 /** What a measurement gets: a Postgres of its own, and whatever it starts there; all of it ends with the bench. */
 export type Bench = {
   quick: boolean;
@@ -37,6 +41,8 @@ export type Bench = {
   database(name: string, options?: { bare: boolean }): Promise<string>;
   /** A server on a database, with the queue `bench` registered. */
   server(database: string, env?: Record<string, string>): Promise<Running>;
+  /** A server that is alone on a database of its own. In a quick run all measurements have the same one. */
+  alone(name: string): Promise<Running>;
   /** Another program of ours or a peer's. */
   program(args: readonly string[], env?: Record<string, string>): Promise<Running>;
   /** What is to be done when the bench ends, in the reverse order. */
@@ -67,31 +73,41 @@ export async function startBench(options: {
       stops.push(running.stop);
       return running;
     };
+    const create = async (name: string, template = 'template1') => {
+      const admin = new pg.Client({ connectionString: postgres.url });
+      await admin.connect();
+      await admin.query(`create database ${name} template ${template}`);
+      await admin.end();
+      return Object.assign(new URL(postgres.url), { pathname: `/${name}` }).href;
+    };
+    const connectionString = await create(MIGRATED);
+    await migrate(connectionString);
+    await runMigrations({ connectionString });
+    const database: Bench['database'] = (what, { bare } = { bare: false }) =>
+      create(`${what}_${++databases}`, bare ? undefined : MIGRATED);
+    const server: Bench['server'] = async (database, env = {}) => {
+      const running = await program(SERVER, {
+        PORT: '0',
+        DATABASE_URL: database,
+        TASKLANE_ADMIN_KEY: KEY,
+        TASKLANE_LOG_LEVEL: 'warn',
+        ...env,
+      });
+      await register(running.url, 'bench');
+      return running;
+    };
+    let shared: Promise<Running> | undefined;
     return {
       ...options,
       dataDir,
       program,
       atEnd: (stop) => stops.push(stop),
-      async database(what, { bare } = { bare: false }) {
-        const name = `${what}_${++databases}`;
-        const admin = new pg.Client({ connectionString: postgres.url });
-        await admin.connect();
-        await admin.query(`create database ${name}`);
-        await admin.end();
-        const url = Object.assign(new URL(postgres.url), { pathname: `/${name}` }).href;
-        if (!bare) await migrate(url);
-        return url;
-      },
-      async server(database, env = {}) {
-        const running = await program(SERVER, {
-          PORT: '0',
-          DATABASE_URL: database,
-          TASKLANE_ADMIN_KEY: KEY,
-          TASKLANE_LOG_LEVEL: 'warn',
-          ...env,
-        });
-        await register(running.url, 'bench');
-        return running;
+      database,
+      server,
+      async alone(name) {
+        if (!options.quick) return server(await database(name));
+        shared ??= database('shared').then((url) => server(url));
+        return { ...(await shared), stop: async () => undefined };
       },
       stop,
     };

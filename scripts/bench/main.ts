@@ -47,7 +47,7 @@ if (flags.help || unknown !== undefined) {
   console.log(`npm run bench -- [measurement …] [--quick] [--json FILE]
 
 Measures Tasklane on this machine, with a Postgres of its own, beside what people would use instead; checks every answer. Without a
-name: all but growth, batches and worker, in about half an hour. --quick: in three minutes, roughly. --json: writes the figures there as well.
+name: all but growth, batches and worker, in about half an hour. --quick: in two minutes, roughly. --json: writes the figures there as well.
 
 ${Object.entries(MEASURES)
   .map(([name, { what }]) => `  ${name.padEnd(11)}${what}`)

@@ -10,7 +10,8 @@ export async function start(program: readonly string[], env: Record<string, stri
   const script = program.at(-1);
   const child: ChildProcess = spawn(process.execPath, program, {
     cwd: fileURLToPath(new URL('../../', import.meta.url)),
-    env: { ...process.env, ...env },
+    // A server starts in 1.0 s instead of 1.4, of which a quick run has a dozen.
+    env: { NODE_COMPILE_CACHE: 'node_modules/.cache/node', ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));

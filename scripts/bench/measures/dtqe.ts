@@ -16,7 +16,7 @@ const WARM_SECONDS = 20;
 export async function dtqe(bench: Bench): Promise<Findings> {
   const rate = Math.round(THEIRS.rate * 100);
   const seconds = bench.quick ? 3 : 30;
-  const server = await bench.server(await bench.database('dtqe'));
+  const server = await bench.alone('dtqe');
   const http = client(server.url, 128);
   // Their own connections, or their calls would wait behind puts in the client.
   const worker = client(server.url, 128);

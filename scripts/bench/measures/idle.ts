@@ -6,11 +6,11 @@ import type { Findings } from '../report.ts';
 
 /** What a server with nothing to do costs, with Postgres: percent of a core. */
 export async function idle(bench: Bench): Promise<Findings> {
-  const seconds = bench.quick ? 5 : 60;
-  const polledSeconds = bench.quick ? 2 : 60;
-  const server = await bench.server(await bench.database('idle'));
+  const seconds = bench.quick ? 2 : 60;
+  const polledSeconds = bench.quick ? 1 : 60;
+  const server = await bench.alone('idle');
   // What a start leaves to do: the migration's pages are written, and autovacuum looks at its tables, within 60 s.
-  await pause(bench.quick ? 2000 : 90_000);
+  await pause(bench.quick ? 500 : 90_000);
   const nobody = await shares(bench, server, seconds);
   const http = client(server.url, 10);
   const take = JSON.stringify({ queues: ['bench:0', 'bench:1'], size: 10, wait: 30 });

@@ -13,15 +13,16 @@ const PUTS = 1000;
  * puts wait for their answers. Beside it the same puts at a server where nobody waits, in turns.
  */
 export async function parked(bench: Bench): Promise<Findings> {
-  const crowded = await bench.server(await bench.database('parked'));
-  const empty = await bench.server(await bench.database('unparked'));
+  const databases = [await bench.database('parked'), await bench.database('unparked')] as const;
+  const [crowded, empty] = await Promise.all([bench.server(databases[0]), bench.server(databases[1])]);
+  const settleMs = bench.quick ? 300 : 1000;
   const body = putOf('bench', 1);
   const runs = { crowded: [] as number[][], empty: [] as number[][] };
   for (const { url } of [crowded, empty]) await burst(url, body);
-  await pause(1000);
+  await pause(settleMs);
   const before = await residentKb(crowded);
   const parking = await park(crowded);
-  await pause(2000);
+  await pause(2 * settleMs);
   const each = ((await residentKb(crowded)) - before) / PARKED;
   for (let round = 0; round < bench.rounds; round++) {
     const turns = [['crowded', crowded.url] as const, ['empty', empty.url] as const];

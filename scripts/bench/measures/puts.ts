@@ -12,10 +12,10 @@ const PEERS: { name: PeerName; work: string; atLeast: number }[] = [
 
 /** A request a put, beside an Express program that does nothing with the same request, and beside the call of its peers that adds one job. */
 export async function puts(bench: Bench): Promise<Findings> {
-  const seconds = bench.quick ? 0.5 : 4;
+  const seconds = bench.quick ? 0.3 : 4;
   const body = putOf('bench');
   const echo = await bench.program(['scripts/bench/echo.ts']);
-  const server = await bench.server(await bench.database('puts'));
+  const server = await bench.alone('puts');
   const url = `${server.url}/v1/queue/put`;
   type Contender = {
     work: string;
@@ -39,7 +39,7 @@ export async function puts(bench: Bench): Promise<Findings> {
     enter(work, async (time) => ({ rate: await peer.add(time, CONNECTIONS) }), atLeast);
   }
 
-  for (const { run } of contenders) await run(bench.quick ? 1 : 4); // less leaves Node compiling while it is measured
+  for (const { run } of contenders) await run(bench.quick ? 0.6 : 4); // less leaves Node compiling while it is measured
   for (let round = 0; round < bench.rounds; round++) {
     for (const { run, runs } of contenders) runs.push(await run(seconds));
   }

@@ -1,5 +1,5 @@
 import { ANSWER, type Bench, putOf } from '../bench.ts';
-import { type Client, client } from '../http.ts';
+import { client } from '../http.ts';
 import { openLoop } from '../load.ts';
 import { type Findings, median, quantile, type Row, ratioOf, timesOf } from '../report.ts';
 
@@ -12,14 +12,13 @@ const POLLS = 32;
  * worker and client at one server, and at two servers on one database.
  */
 export async function roundtrip(bench: Bench): Promise<Findings> {
-  const seconds = bench.quick ? 0.7 : 6;
+  const seconds = bench.quick ? 0.5 : 6;
   // Two databases: a server that is not alone on its own tells the other of everything.
-  const alone = await bench.server(await bench.database('roundtrip'));
+  const alone = await bench.alone('roundtrip');
   const shared = await bench.database('roundtrip_two');
-  const [near, far] = [await bench.server(shared), await bench.server(shared)];
-  // The worker has connections of its own: blocking puts that hold them all would keep it from answering, for good.
-  const toAlone = { client: client(alone.url, 256), worker: client(alone.url, 64) };
-  const toTwo = { client: client(near.url, 256), worker: client(far.url, 64) };
+  const [near, far] = await Promise.all([bench.server(shared), bench.server(shared)]);
+  const toAlone = { client: client(alone.url, 256), worker: alone.url };
+  const toTwo = { client: client(near.url, 256), worker: far.url };
   const rounds = { put: [] as number[][], one: [] as number[][], two: [] as number[][] };
   const idle: number[] = [];
   const put = putOf('bench', 1);
@@ -42,7 +41,7 @@ export async function roundtrip(bench: Bench): Promise<Findings> {
     rounds.one.push(await measure(toAlone));
     rounds.two.push(await measure(toTwo));
   }
-  for (const { client, worker } of [toAlone, toTwo]) for (const http of [client, worker]) http.close();
+  for (const { client } of [toAlone, toTwo]) client.close();
   for (const server of [alone, near, far]) await server.stop();
 
   const row = (work: string, times: number[][]): Row => ({ work, ...timesOf(times.flat()) });
@@ -69,22 +68,29 @@ export async function roundtrip(bench: Bench): Promise<Findings> {
   };
 }
 
-/** A worker that takes one task a long poll and answers it at once. `stop` gives the share of puts at which a poll had none coming. */
-function work(http: Client) {
+/** A worker that takes one task a long poll and answers it at once. `stop` breaks off its polls, and gives the share of puts at which a poll had none coming. */
+function work(url: string) {
+  // Connections of its own: blocking puts that hold them all would keep it from answering, for good.
+  const http = client(url, 2 * POLLS);
   let stopping = false;
   let waiting = 0;
   let taken = 0;
   const noted = { all: 0, idle: 0 };
   const take = JSON.stringify({ queues: ['bench:0'], size: 1, wait: 1 });
   const answer = JSON.stringify(ANSWER);
+  const work = async () => {
+    waiting++;
+    const lanes = JSON.parse(await http.post('/v1/queue/take', take)) as Record<string, { task_id: string }[]>;
+    waiting--;
+    const tasks = lanes['bench:0'] ?? [];
+    taken += tasks.length;
+    for (const { task_id } of tasks) await http.post(`/v1/queue/${task_id}/complete`, answer);
+  };
   const loops = Array.from({ length: POLLS }, async () => {
     while (!stopping) {
-      waiting++;
-      const lanes = JSON.parse(await http.post('/v1/queue/take', take)) as Record<string, { task_id: string }[]>;
-      waiting--;
-      const tasks = lanes['bench:0'] ?? [];
-      taken += tasks.length;
-      for (const { task_id } of tasks) await http.post(`/v1/queue/${task_id}/complete`, answer);
+      await work().catch((error) => {
+        if (!stopping) throw error; // the last polls are broken off
+      });
     }
   });
   // A failure is thrown by stop; until then it must not end the process, which would leave Postgres and the servers behind.
@@ -97,6 +103,7 @@ function work(http: Client) {
     },
     async stop(): Promise<number> {
       stopping = true;
+      http.close();
       await Promise.all(loops);
       return noted.idle / noted.all;
     },

@@ -7,17 +7,16 @@ const AT_LEAST: Record<number, number> = { 2: 1, 4: 0.85 };
 
 /** The same puts, over one server process, over two and over four, on one database each. */
 export async function servers(bench: Bench): Promise<Findings> {
-  const seconds = bench.quick ? 0.5 : 4;
+  const seconds = bench.quick ? 0.4 : 4;
   const body = putOf('bench');
   const fleets = [];
   for (const count of COUNTS) {
     const database = await bench.database(`servers_${count}`);
-    const running = [];
-    for (let n = 0; n < count; n++) running.push(await bench.server(database));
+    const running = await Promise.all(Array.from({ length: count }, () => bench.server(database)));
     fleets.push({ count, running, urls: running.map(({ url }) => `${url}/v1/queue/put`), rates: [] as number[] });
   }
   // As long for each server: four that share the puts of one are compiled a quarter as far.
-  for (const { count, urls } of fleets) await hammer(urls, body, 256, bench.quick ? 1 : 2 * count);
+  for (const { count, urls } of fleets) await hammer(urls, body, 256, bench.quick ? 0.7 : 2 * count);
   for (let round = 0; round < bench.rounds; round++) {
     for (const { urls, rates } of fleets) rates.push((await hammer(urls, body, 256, seconds)).rate);
   }

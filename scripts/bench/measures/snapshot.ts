@@ -12,15 +12,16 @@ const RATE = 1000;
  * long report or a forgotten transaction does, so that nothing which was deleted since can be cleaned up.
  */
 export async function snapshot(bench: Bench): Promise<Findings> {
-  const seconds = bench.quick ? 6 : 600;
+  const seconds = bench.quick ? 4 : 600;
   const parts = bench.quick ? 2 : 10;
-  const sides = [];
-  for (const name of ['free', 'held']) {
-    const database = await bench.database(`snapshot_${name}`);
-    const server = await bench.server(database);
-    await fill(database, 1_000);
-    sides.push({ name, database, server, http: client(server.url, 16), times: [] as number[][] });
-  }
+  const databases = [await bench.database('snapshot_free'), await bench.database('snapshot_held')];
+  const sides = await Promise.all(
+    databases.map(async (database) => {
+      const server = await bench.server(database);
+      await fill(database, 1_000);
+      return { database, server, http: client(server.url, 16), times: [] as number[][] };
+    }),
+  );
   const holder = new pg.Client({ connectionString: sides[1]?.database as string });
   await holder.connect();
   await holder.query('begin isolation level repeatable read; select count(*) from tasklane.ready');

@@ -13,7 +13,7 @@ const PUTS_A_SECOND = 300;
 export async function streaming(bench: Bench): Promise<Findings> {
   const seconds = bench.quick ? 2 : 20;
   const events = seconds * EVENTS_A_SECOND;
-  const server = await bench.server(await bench.database('streaming'));
+  const server = await bench.alone('streaming');
   const http = client(server.url, 64);
   const put = putOf('bench', 1);
   await openLoop(PUTS_A_SECOND, 1, () => http.post('/v1/queue/put', put));

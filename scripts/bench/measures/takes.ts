@@ -9,14 +9,16 @@ const LANES = 200;
 /** Takes of ten from a short backlog and from ever longer ones, the databases asked in turns. */
 export async function backlogs(bench: Bench): Promise<Findings> {
   const sizes = bench.quick ? [1_000, 100_000] : [1_000, 1_000_000, 10_000_000];
-  const taken = [];
-  for (const size of sizes) {
-    const database = await bench.database(`backlog_${size}`);
-    const server = await bench.server(database);
-    await fill(database, size);
-    taken.push({ size, server, http: client(server.url, 1), lanes: ['bench:1'], times: [] as number[] });
-  }
-  await inTurns(taken, bench.quick ? 400 : 3000);
+  const databases = [];
+  for (const size of sizes) databases.push({ size, database: await bench.database(`backlog_${size}`) });
+  const taken = await Promise.all(
+    databases.map(async ({ size, database }) => {
+      const server = await bench.server(database);
+      await fill(database, size);
+      return { size, server, http: client(server.url, 1), lanes: ['bench:1'], times: [] as number[] };
+    }),
+  );
+  await inTurns(taken, bench.quick ? 200 : 3000);
   const rows = taken.map(
     ({ size, times }): Row => ({ work: `take 10 from ${size.toLocaleString('en')} waiting`, ...timesOf(times) }),
   );
@@ -25,7 +27,7 @@ export async function backlogs(bench: Bench): Promise<Findings> {
     `${longest.server.url}/v1/queue/take`,
     JSON.stringify({ queues: ['bench:1'], size: 10 }),
     32,
-    bench.quick ? 1 : 4,
+    bench.quick ? 0.5 : 4,
   );
   rows.push({ work: 'take 10, 32 connections, tasks a second', rate: rate * 10, p50, p99 });
   for (const { http, server } of taken) {
@@ -53,7 +55,7 @@ export async function lanes(bench: Bench): Promise<Findings> {
   const http = client(server.url, 1);
   const one = { http, lanes: ['bench:1'], times: [] as number[] };
   const many = { http, lanes: names.map((name) => `${name}:1`), times: [] as number[], refill: 'lane-100' };
-  await inTurns([one, many], bench.quick ? 400 : 3000);
+  await inTurns([one, many], bench.quick ? 200 : 3000);
   http.close();
   await server.stop();
   return {
