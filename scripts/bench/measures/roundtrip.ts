@@ -78,7 +78,7 @@ function work(url: string) {
   const noted = { all: 0, idle: 0 };
   const take = JSON.stringify({ queues: ['bench:0'], size: 1, wait: 1 });
   const answer = JSON.stringify(ANSWER);
-  const work = async () => {
+  const takeAndAnswer = async () => {
     waiting++;
     const lanes = JSON.parse(await http.post('/v1/queue/take', take)) as Record<string, { task_id: string }[]>;
     waiting--;
@@ -88,7 +88,7 @@ function work(url: string) {
   };
   const loops = Array.from({ length: POLLS }, async () => {
     while (!stopping) {
-      await work().catch((error) => {
+      await takeAndAnswer().catch((error) => {
         if (!stopping) throw error; // the last polls are broken off
       });
     }
