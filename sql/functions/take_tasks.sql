@@ -119,7 +119,7 @@ declare
   v_first bigint;
   v_last_id bigint;
 begin
-  select min(l.lane) into v_bad from unnest(p_lanes) as l(lane) where l.lane !~ '^[A-Za-z0-9_-]{1,64}:\d{1,2}$';
+  select min(l.lane) into v_bad from unnest(p_lanes) as l(lane) where not is_lane(l.lane);
   if v_bad is not null then
     raise exception using errcode = 'TL400', message = format('%s is not a lane: write queue:level, with a level from 0 to 99', to_json(v_bad));
   end if;

@@ -128,6 +128,7 @@ for (const strategy of STRATEGIES) {
         ['nowhere:0', `${name}:0`],
         [`${name}:0`, 'nowhere:0'],
         [`${name}:0`, 'nowhere:3', `${name}:1`],
+        [`${name}:0`, `${'q'.repeat(64)}:0`],
       ])
         await assert.rejects(db.take(lanes, { strategy, size: 10 }), code('TL404'));
       assert.equal(await waiting(name), 1n);
@@ -145,6 +146,7 @@ for (const strategy of STRATEGIES) {
         `${name}:0\n`,
         ':0',
         'a b:0',
+        `${'q'.repeat(65)}:0`,
         '',
       ])
         await assert.rejects(db.take([`${name}:0`, wrong], { strategy }), code('TL400'), wrong);
