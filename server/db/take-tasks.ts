@@ -5,6 +5,9 @@ export type Strategy = 'fifo' | 'round_robin' | 'active_passive' | 'sequential';
 /** A place in a lane's order; below the head there is nothing alive. */
 export type Head = { rank: number; id: string };
 
+/** The same, of a lane `queue:level`. */
+export type Place = Head & { lane: string };
+
 export type TakeCall = {
   /** `queue:level`. */
   lanes: readonly string[];
@@ -65,6 +68,15 @@ export function takeTasks(db: Database, call: TakeCall) {
       call.requests.map((request) => request.maxAttempts),
     ],
     TYPES,
+  );
+}
+
+/** What waits below these places: the first task of each lane, of those that have one. */
+export function waitingBelow(db: Database, places: readonly Place[]) {
+  return db.call<Place>(
+    'waiting_below',
+    [places.map((place) => place.lane), places.map((place) => place.rank), places.map((place) => place.id)],
+    ['text[]', 'smallint[]', 'bigint[]'],
   );
 }
 

@@ -1,37 +1,72 @@
-import type { Head } from '../db/take-tasks.ts';
+import type { Head, Place } from '../db/take-tasks.ts';
 
 const START: Head = { rank: 0, id: '0' };
-const RESET_MS = 1000;
+/** How long after a look below the next one begins, at least; */
+const LOOK_MS = 1000;
+/** and how many times as long as the last one took, so that looks have a fiftieth of a core, however much was deleted. */
+const REST = 50;
 
-type Entry = { head: Head; lowered: number; resetAt: number };
+type Entry = { head: Head; lowered: number; lookAt: number };
 
 /**
  * Where each lane's living tasks begin, as far as this process knows. A take that starts there does not walk over what
  * earlier takes deleted, which costs it dearly while some session holds an old snapshot. A head that is too high hides tasks:
- * so everything that puts a row below it lowers it, and once a second a take starts at the bottom.
+ * so everything that puts a row below it lowers it, and once a second, beside a take, `look` is asked for what waits below.
  */
-export function createHeads(now: () => number = performance.now.bind(performance)) {
+export function createHeads(
+  look: (places: readonly Place[]) => Promise<readonly Place[]>,
+  now: () => number = performance.now.bind(performance),
+) {
   const lanes = new Map<string, Entry>();
 
+  const lower = (lane: string, head: Head): void => {
+    const entry = lanes.get(lane);
+    if (entry && isBelow(head, entry.head)) {
+      entry.head = head;
+      entry.lowered++;
+    }
+  };
+
+  /** Whether something waits below these heads, which are then lower. */
+  const lookBelow = async (due: readonly (readonly [string, Entry])[]): Promise<boolean> => {
+    const at = now();
+    for (const [, entry] of due) entry.lookAt = Number.POSITIVE_INFINITY;
+    // Whatever fails here, the take beside it meets and tells.
+    const found = await look(due.map(([lane, { head }]) => ({ lane, ...head }))).catch(() => []);
+    for (const { lane, ...head } of found) lower(lane, head);
+    const took = now() - at;
+    for (const [, entry] of due) entry.lookAt = at + took + Math.max(LOOK_MS, REST * took);
+    return found.length > 0;
+  };
+
   return {
-    /** Where takes of these lanes may start, and a function that keeps what the take saw: the first task of each lane. */
-    begin(names: readonly string[]): { heads: Head[]; seen(first: ReadonlyMap<string, Head>): void } {
+    /**
+     * Where takes of these lanes may start; a function that keeps what the take saw, the first task of each lane; and where a look has begun, whether that
+     * finds something below, so that a take which comes back empty must be made again.
+     */
+    begin(names: readonly string[]): {
+      heads: Head[];
+      seen(first: ReadonlyMap<string, Head>): void;
+      below: Promise<boolean> | undefined;
+    } {
       const at = now();
       const starts = names.map((name) => {
         const entry = lanes.get(name);
-        if (!entry) return { head: START, lowered: 0 };
-        if (at - entry.resetAt < RESET_MS) return { head: entry.head, lowered: entry.lowered };
-        entry.resetAt = at;
-        return { head: START, lowered: entry.lowered };
+        return { head: entry?.head ?? START, lowered: entry?.lowered ?? 0 };
+      });
+      const due = names.flatMap((name) => {
+        const entry = lanes.get(name);
+        return entry && entry.lookAt <= at ? [[name, entry] as const] : [];
       });
       return {
         heads: starts.map((start) => start.head),
+        below: due.length > 0 ? lookBelow(due) : undefined,
         seen(first) {
           for (const [index, name] of names.entries()) {
             const head = first.get(name);
             if (!head) continue;
             const entry = lanes.get(name);
-            if (!entry) lanes.set(name, { head, lowered: 0, resetAt: at });
+            if (!entry) lanes.set(name, { head, lowered: 0, lookAt: at + LOOK_MS });
             // Lowered while the take was under way: what it saw may be above the new row.
             else if (entry.lowered === starts[index]?.lowered) entry.head = head;
           }
@@ -40,13 +75,7 @@ export function createHeads(now: () => number = performance.now.bind(performance
     },
 
     /** A task came to wait at `head`. */
-    lower(lane: string, head: Head): void {
-      const entry = lanes.get(lane);
-      if (entry && isBelow(head, entry.head)) {
-        entry.head = head;
-        entry.lowered++;
-      }
-    },
+    lower,
   };
 }
 export type Heads = ReturnType<typeof createHeads>;

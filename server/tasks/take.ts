@@ -72,6 +72,7 @@ export function createTake(
       minAgeSeconds,
       requests,
     });
+    if (tasks.length === 0 && (await start.below)) return run(requests);
     if (tasks.length > 0) feed.rouse();
     const first = new Map<string, Head>();
     const dealt: TakenTask[][] = requests.map(() => []);

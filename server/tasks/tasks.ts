@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
 import type { Database } from '../db/open.ts';
+import { waitingBelow } from '../db/take-tasks.ts';
 import { startBus } from './bus.ts';
 import { createEnd } from './end.ts';
 import { createFeed } from './feed.ts';
@@ -53,7 +54,7 @@ export async function startTasks(options: {
     onSchedules,
     onOpenBatches,
   } = options;
-  const heads = createHeads();
+  const heads = createHeads((places) => waitingBelow(db, places));
   const pollers = createPollers((lanes, sequential) => bus.asleep(lanes, sequential));
   const watchers = createWatchers(db, log);
   const workers = createWorkers(db, log, pollers.wakeOver);

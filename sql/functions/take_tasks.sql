@@ -59,6 +59,28 @@ begin
 end
 $$;
 
+create or replace function tasklane.waiting_below(p_lanes text[], p_ranks smallint[], p_ids bigint[])
+returns table (lane text, rank smallint, id bigint)
+language plpgsql stable set search_path = tasklane
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+-- What waits below the hints that takes start from: the first task of each lane 'queue:level' before its (rank, id), of those that have one. Costs what
+-- was deleted there and can't be cleaned up, so it is for a look beside takes.
+#variable_conflict use_column
+begin
+  return query
+  select u.lane, r.rank, r.id
+  from unnest(p_lanes, p_ranks, p_ids) u(lane, hint_rank, hint_id)
+  cross join lateral (select q.queue_id from queue q where q.queue = split_part(u.lane, ':', 1) and q.deleted_at is null limit 1) q
+  cross join lateral (select l.lane_id from lane l where l.queue_id = q.queue_id and l.level = split_part(u.lane, ':', 2)::int limit 1) l
+  cross join lateral (
+    select w.rank, w.id from ready w
+    where w.lane_id = l.lane_id and (w.rank, w.id) < (u.hint_rank, u.hint_id) and w.expires_at > now()
+    order by w.lane_id, w.rank, w.id limit 1
+  ) r;
+end
+$$;
+
 create or replace function tasklane.take_tasks(
   p_lanes text[], p_sizes int[], p_strategy text, p_hint_ranks smallint[], p_hint_ids bigint[],
   p_endpoint text default null, p_min_age_seconds int default 0, p_lease_seconds int[] default null, p_workers text[] default null,

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import { after, describe, test } from 'node:test';
+import { after, before, describe, test } from 'node:test';
 import pg from 'pg';
 import { parseTaskId } from '../../server/protocol/ids.ts';
 import { startServer, until } from '../support/server.ts';
+import { Session } from '../support/sql.ts';
 import { CHAT, EMBED, fixture } from './fixture.ts';
 
 const f = fixture();
@@ -380,4 +381,33 @@ test('a server that can not put tasks back says so, and goes on', async () => {
     await psql.end();
     await server.stop();
   }
+});
+
+// The last here: takes that find something only by looking are what the others have none of.
+describe('a task that comes to wait below the head of its lane, of which no server is told', () => {
+  /** A lane with a head, and nothing in it but such a task. */
+  const hidden = async () => {
+    const queue = await f.queue();
+    await f.put(queue, { priority: 5 });
+    await f.takeOne(`${queue}:0`);
+    const { task_id: id } = await psql.putOne({ queue, priority: 100 });
+    return { lane: `${queue}:0`, id };
+  };
+  let psql: Session;
+  before(async () => {
+    psql = await new Session(f.server.databaseUrl).open();
+  });
+  after(() => psql.client.end());
+
+  test('is found by a take that waits', async () => {
+    const { lane, id } = await hidden();
+    const taken = await f.takeOne(lane, { wait: 20 });
+    assert.equal(taken.task_id, id);
+  });
+
+  test('is found by takes that do not', async () => {
+    const { lane, id } = await hidden();
+    const taken = await until(async () => (await f.take(lane))[0]);
+    assert.equal(taken.task_id, id);
+  });
 });

@@ -1,16 +1,29 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { Place } from '../../server/db/take-tasks.ts';
 import { createHeads, isBelow } from '../../server/tasks/heads.ts';
 
 const BOTTOM = { rank: 0, id: '0' };
 const at = (id: string, rank = 95) => ({ rank, id });
 
-/** Heads under a clock that stands until it is moved. */
+/** Heads under a clock that stands until it is moved, and what waits below them as a test says. */
 function clocked() {
   let now = 0;
-  const heads = createHeads(() => now);
+  const asked: Place[][] = [];
+  let answer: () => Promise<Place[]> = async () => [];
+  const heads = createHeads(
+    (places) => {
+      asked.push([...places]);
+      return answer();
+    },
+    () => now,
+  );
   return {
     heads,
+    asked,
+    answerBy: (how: typeof answer) => {
+      answer = how;
+    },
     pass: (ms: number) => {
       now += ms;
     },
@@ -63,17 +76,52 @@ test('a head that was lowered during a take is not raised by what that take saw'
   assert.deepEqual(start('a:0'), at('12'));
 });
 
-test('once a second a take starts at the bottom, and finds anew', () => {
-  const { take, start, pass } = clocked();
+test('once a second it is asked what waits below a head, and what does lowers it', async () => {
+  const { heads, take, start, pass, asked, answerBy } = clocked();
   take('a:0', at('10'));
   pass(999);
-  assert.deepEqual(start('a:0'), at('10'));
+  assert.equal(heads.begin(['a:0']).below, undefined);
   pass(1);
-  assert.deepEqual(start('a:0'), BOTTOM);
-  assert.deepEqual(start('a:0'), at('10'), 'only that one take');
+  const empty = heads.begin(['a:0', 'b:0']);
+  assert.deepEqual(empty.heads, [at('10'), BOTTOM]);
+  assert.deepEqual(asked, [[{ lane: 'a:0', ...at('10') }]], 'a take from the bottom needs no look');
+  assert.equal(heads.begin(['a:0']).below, undefined, 'one look at a time');
+  assert.equal(await empty.below, false);
+  answerBy(async () => [{ lane: 'a:0', ...at('7') }]);
   pass(1000);
-  take('a:0', at('7'));
+  const { below, seen } = heads.begin(['a:0']);
+  assert.equal(await below, true);
   assert.deepEqual(start('a:0'), at('7'));
+  seen(new Map([['a:0', at('12')]]));
+  assert.deepEqual(start('a:0'), at('7'), 'the take had begun above it');
+});
+
+test('a look that took long is followed by a rest of fifty times as long', async () => {
+  const { heads, take, pass, answerBy } = clocked();
+  take('a:0');
+  pass(1000);
+  answerBy(async () => {
+    pass(100);
+    return [];
+  });
+  await heads.begin(['a:0']).below;
+  pass(4999);
+  assert.equal(heads.begin(['a:0']).below, undefined);
+  pass(1);
+  assert.equal(await heads.begin(['a:0']).below, false);
+});
+
+test('a look that fails found nothing, and is made again a second later', async () => {
+  const { heads, take, start, pass, answerBy } = clocked();
+  take('a:0');
+  pass(1000);
+  answerBy(async () => {
+    throw new Error('away');
+  });
+  assert.equal(await heads.begin(['a:0']).below, false);
+  assert.deepEqual(start('a:0'), at('10'));
+  pass(1000);
+  assert.equal(await heads.begin(['a:0']).below, false);
 });
 
 test('each lane of a take has its own head', () => {
