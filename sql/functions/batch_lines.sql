@@ -45,7 +45,7 @@ begin
   from sized s
   cross join lateral (select * from result r where r.id = s.id limit 1) r
   cross join lateral (select * from task t where t.id = s.id limit 1) t
-  join lane l on l.lane_id = t.lane_id
+  cross join lateral (select * from lane l where l.lane_id = t.lane_id limit 1) l
   where s.nth = 1 or s.bytes <= p_bytes
   order by s.ord;
 end

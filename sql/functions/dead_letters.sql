@@ -58,7 +58,7 @@ begin
   return array(
     select r.id from result r
     cross join lateral (select * from task t where t.id = r.id limit 1) t
-    join lane l on l.lane_id = t.lane_id
+    cross join lateral (select * from lane l where l.lane_id = t.lane_id limit 1) l
     where r.outcome = 'dead' and t.batch_id is null and (p_tenant_id is null or t.tenant_id = p_tenant_id) and (v_queue_id is null or l.queue_id = v_queue_id)
     order by r.id limit p_limit);
 end

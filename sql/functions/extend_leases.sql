@@ -21,7 +21,7 @@ begin
     select i.*, r.attempt as running_attempt, coalesce(i.lease_seconds, r.lease_seconds, q.lease_seconds) as lease, r.worker
     from unnest(p_ids, p_attempts, p_lease_seconds) with ordinality as i(id, attempt, lease_seconds, ord)
     left join lateral (select * from running r where r.id = i.id and r.id = any (v_ids) limit 1) r on true
-    left join queue q on q.queue_id = r.queue_id
+    left join lateral (select * from queue q where q.queue_id = r.queue_id limit 1) q on true
   ), extended as (
     update running r set lease_until = now() + make_interval(secs => a.lease)
     from (select a.id, max(a.lease) as lease from asked a

@@ -76,7 +76,9 @@ begin
   from event k
   left join lateral (
     select print_task_id(t.id, l.queue_id, l.level, t.mode) as task_id, q.queue, l.level, print_batch_id(t.batch_id) as batch_id, t.tenant_id
-    from task t join lane l on l.lane_id = t.lane_id join queue q on q.queue_id = l.queue_id
+    from task t
+    cross join lateral (select * from lane l where l.lane_id = t.lane_id limit 1) l
+    cross join lateral (select * from queue q where q.queue_id = l.queue_id limit 1) q
     where t.id = k.id
       and (p_types is null or k.type::text = any (p_types)) and (p_id is null or k.id = p_id)
       and (p_tenant_id is null or t.tenant_id = p_tenant_id) and (p_queue is null or q.queue = p_queue)

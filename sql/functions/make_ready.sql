@@ -10,7 +10,10 @@ begin
   return query
   with lane_row as materialized (
     select l.lane_id, l.level, q.queue, q.aging_seconds, q.max_running is not null as limited
-    from (select distinct r.lane_id from unnest(p_rows) r) d join lane l using (lane_id) join queue q using (queue_id)
+    from (select distinct r.lane_id from unnest(p_rows) r) d
+    -- Lateral with a limit can't be turned round: planned while there are few queues, a join would go through all of them.
+    cross join lateral (select * from lane l where l.lane_id = d.lane_id limit 1) l
+    cross join lateral (select * from queue q where q.queue_id = l.queue_id limit 1) q
   ), back as (
     insert into ready (id, expires_at, lane_id, attempt, rank, online, ages_at)
     select r.id, r.expires_at, r.lane_id, r.attempt, r.rank, l.level = 0,

@@ -22,7 +22,7 @@ create or replace function tasklane.put_tasks(
   p_awaited text[] default null
 ) returns table (ord int, id bigint, task_id text, lane text, rank smallint, state text, code text, message text, retry_after int,
                  ak text, endpoint text, created_at timestamptz, expires_at timestamptz, told boolean)
-language plpgsql set search_path = tasklane set plan_cache_mode = force_generic_plan as $$
+language plpgsql set search_path = tasklane set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
 -- Puts tasks: one element of each array a task. Timeouts are in seconds, from run_at for callback tasks, from now for others.
 -- p_instance_id: the server that holds the clients of blocking and streaming tasks. p_models: the data's models, where the caller has
 -- read them already; a task without a queue is routed by its model. (Reading it here fails on data with an escape that Postgres can't

@@ -94,7 +94,7 @@ begin
   from unnest(p_ids) i(id)
   cross join lateral (select r as result from result r where r.id = i.id and r.id between v_first and v_last limit 1) e
   cross join lateral (select t.id, t.lane_id, t.mode from task t where t.id = i.id and t.id between v_first and v_last limit 1) t
-  join lane l on l.lane_id = t.lane_id;
+  cross join lateral (select * from lane l where l.lane_id = t.lane_id limit 1) l;
 end
 $$;
 

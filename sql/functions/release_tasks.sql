@@ -46,8 +46,8 @@ begin
              as run_at
     from locked k
     cross join lateral (select * from task t where t.id = k.id limit 1) t
-    join lane l on l.lane_id = k.lane_id
-    join queue q on q.queue_id = l.queue_id
+    cross join lateral (select * from lane l where l.lane_id = k.lane_id limit 1) l
+    cross join lateral (select * from queue q where q.queue_id = l.queue_id limit 1) q
   )
   select coalesce(array_agg(j.id), '{}') as ids,
          coalesce(array_agg(j.ord), '{}') as ords,
@@ -88,8 +88,8 @@ begin
   left join ended e on e.id = i.id and i.ord = any (v_back.ords)
   left join waiting w on w.id = i.id and i.ord = any (v_back.ords)
   left join lateral (select t.lane_id from task t where t.id = i.id and i.ord = any (v_back.ords) limit 1) t on true
-  left join lane l on l.lane_id = t.lane_id
-  left join queue q on q.queue_id = l.queue_id
+  left join lateral (select * from lane l where l.lane_id = t.lane_id limit 1) l on true
+  left join lateral (select * from queue q where q.queue_id = l.queue_id limit 1) q on true
   order by i.ord;
 end
 $$;

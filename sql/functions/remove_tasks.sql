@@ -25,7 +25,7 @@ begin
   from unnest(v_ids) o(id)
   cross join lateral (select r.completed_at from result r where r.id = o.id limit 1) r
   left join lateral (select t.lane_id, t.batch_id from task t where t.id = o.id limit 1) t on true
-  left join lane l on l.lane_id = t.lane_id
+  left join lateral (select * from lane l where l.lane_id = t.lane_id limit 1) l on true
   where not is_needed(o.id, t.batch_id);
 
   -- between: an array alone does not tell which partitions can have them.

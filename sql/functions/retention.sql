@@ -168,7 +168,7 @@ begin
         from unnest(v_ids) i(id)
         cross join lateral (select r.completed_at from result r where r.id = i.id limit 1) r
         cross join lateral (select t.lane_id from task t where t.id = i.id limit 1) t
-        join lane l on l.lane_id = t.lane_id
+        cross join lateral (select * from lane l where l.lane_id = t.lane_id limit 1) l
         on conflict do nothing;
       end if;
       v_look := v_look - v_seen;

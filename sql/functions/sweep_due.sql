@@ -56,8 +56,8 @@ begin
                      when g.attempt >= coalesce(g.max_attempts, t.max_attempts, q.max_attempts) then 'dead' end::outcome as outcome
     from gone g
     cross join lateral (select * from task t where t.id = g.id limit 1) t
-    join lane l on l.lane_id = t.lane_id
-    join queue q on q.queue_id = l.queue_id
+    cross join lateral (select * from lane l where l.lane_id = t.lane_id limit 1) l
+    cross join lateral (select * from queue q where q.queue_id = l.queue_id limit 1) q
   )
   select count(*) as found,
          array_agg((j.id, now(), j.taken_at, j.outcome, j.attempt, case j.outcome when 'dead' then 502 else 408 end, null, j.worker, null)::result)
@@ -116,8 +116,8 @@ begin
                     g.ages_at + make_interval(secs => s.steps * q.aging_seconds))::ready) as moved
     into v_due
   from gone g
-  join lane l on l.lane_id = g.lane_id
-  join queue q on q.queue_id = l.queue_id
+  cross join lateral (select * from lane l where l.lane_id = g.lane_id limit 1) l
+  cross join lateral (select * from queue q where q.queue_id = l.queue_id limit 1) q
   -- A sweep may come late, by as long as no server ran.
   cross join lateral (select coalesce(1 + floor(extract(epoch from now() - g.ages_at) / nullif(q.aging_seconds, 0)), 0) as steps) s;
   v_moved := v_due.moved;
@@ -147,6 +147,8 @@ begin
   return query
   select 'freed', null::bigint, null::text, q.queue || ':' || l.level, null::response_mode, null::int, null::boolean,
          q.max_running is not null, null::smallint, null::timestamptz
-  from unnest(v_freed) f(lane_id) join lane l on l.lane_id = f.lane_id join queue q on q.queue_id = l.queue_id;
+  from unnest(v_freed) f(lane_id)
+  cross join lateral (select * from lane l where l.lane_id = f.lane_id limit 1) l
+  cross join lateral (select * from queue q where q.queue_id = l.queue_id limit 1) q;
 end
 $$;

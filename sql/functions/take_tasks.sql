@@ -91,7 +91,7 @@ create or replace function tasklane.take_tasks(
   batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text, more boolean
 )
 language plpgsql set search_path = tasklane
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set join_collapse_limit = 1 set jit = off
 set plan_cache_mode = force_generic_plan as $$
 -- Hands out waiting tasks of the lanes 'queue:level', each under a lease, for one or more requests in one go: request n
 -- wants p_sizes[n] tasks for p_workers[n] under a lease of p_lease_seconds[n] (null: the queue's); when it lapses, p_max_attempts[n]
@@ -253,6 +253,7 @@ begin
       delete from ready where ctid = any (array(select c.tid from chosen c))
     ), dealt as materialized (
       select c.*, q.queue_id, q.lease_seconds, v_deal[cardinality(v_ids) + row_number() over (order by c.place)] as request
+      -- in this order, as in end_tasks
       from chosen c join lane l using (lane_id) join queue q using (queue_id)
     ), begun as (
       insert into running (id, expires_at, taken_at, lease_until, lane_id, queue_id, attempt, rank, worker, lease_seconds, max_attempts)

@@ -237,6 +237,21 @@ describe('with 1,000 waiting tasks of a day that has no partition', async () => 
   describe('in a session that began on full ones', () => guard(late, hints));
 });
 
+describe('with 5,000 queues and 20,000 tenants more than when plans were made', async () => {
+  const { db, early, late, holder, hints } = await prepare(2000, 0, 'now');
+  await holder.run('rollback');
+  for (const table of ['queue', 'tenant', 'lane'])
+    await db.run(`alter table tasklane.${table} set (autovacuum_enabled = off)`);
+  for (const session of [early, late]) await callAll(session, hints);
+  await db.run("insert into tasklane.queue (queue, endpoint) select 'more' || n, '/' from generate_series(1, 5000) n");
+  await db.run('insert into tasklane.lane (queue_id, level) select queue_id, 9 from tasklane.queue');
+  await db.run(
+    "insert into tasklane.tenant (tenant, callback_secret) select 'more' || n, '' from generate_series(1, 20000) n",
+  );
+  describe('in a session that began on empty tables', () => guard(early, hints));
+  describe('in a session that began on full ones', () => guard(late, hints));
+});
+
 describe('with 1,000,000 waiting tasks behind 100,000 dead ones', async () => {
   const { db, early, late, holder, hints } = await prepare(1_000_000, 100_000, 'now');
 
