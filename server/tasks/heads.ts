@@ -3,8 +3,10 @@ import type { Head, Place } from '../db/take-tasks.ts';
 const START: Head = { rank: 0, id: '0' };
 /** How long after a look below the next one begins, at least; */
 const LOOK_MS = 1000;
-/** and how many times as long as the last one took, so that looks have a fiftieth of a core, however much was deleted. */
+/** how many times as long as the last one took, so that looks have a fiftieth of a core, much as was deleted; */
 const REST = 50;
+/** and at most. */
+const MAX_REST_MS = 60_000;
 
 type Entry = { head: Head; lowered: number; lookAt: number };
 
@@ -32,11 +34,12 @@ export function createHeads(
     const at = now();
     for (const [, entry] of due) entry.lookAt = Number.POSITIVE_INFINITY;
     // Whatever fails here, the take beside it meets and tells.
-    const found = await look(due.map(([lane, { head }]) => ({ lane, ...head }))).catch(() => []);
-    for (const { lane, ...head } of found) lower(lane, head);
-    const took = now() - at;
-    for (const [, entry] of due) entry.lookAt = at + took + Math.max(LOOK_MS, REST * took);
-    return found.length > 0;
+    const found = await look(due.map(([lane, { head }]) => ({ lane, ...head }))).catch(() => undefined);
+    for (const { lane, ...head } of found ?? []) lower(lane, head);
+    const ended = now();
+    const rest = found ? Math.min(MAX_REST_MS, Math.max(LOOK_MS, REST * (ended - at))) : LOOK_MS;
+    for (const [, entry] of due) entry.lookAt = ended + rest;
+    return found !== undefined && found.length > 0;
   };
 
   return {
@@ -76,6 +79,11 @@ export function createHeads(
 
     /** A task came to wait at `head`. */
     lower,
+
+    /** Messages may have been lost: the next take of each lane looks below. */
+    lookAgain(): void {
+      for (const entry of lanes.values()) entry.lookAt = 0;
+    },
   };
 }
 export type Heads = ReturnType<typeof createHeads>;

@@ -80,6 +80,7 @@ export async function startTasks(options: {
       readElsewhere: (ids) => readers.elsewhere(ids),
       keysChanged: onKeysChanged,
       lookAround() {
+        heads.lookAgain();
         pollers.wakeAll();
         void watchers.lookAtAll();
       },

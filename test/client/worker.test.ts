@@ -237,6 +237,7 @@ describe('live tasks', { concurrency: true }, () => {
     await client.puts(Array.from({ length: 10 }, () => put(queue, { level: 1 })));
     // Two more are at hand, and none of them may have the last place.
     await until(async () => (await client.queues.stats(`${queue}:1`)).running === 5);
+    await count(3);
     assert.equal(open.length, 3);
     const live = client.putAndWait(put(queue));
     await count(4);

@@ -207,8 +207,9 @@ describe('over two servers', () => {
       const { json } = await f.client('GET', `/v1/queue/${taskId}`);
       assert.equal(json.status, status === 200 ? 'succeeded' : 'failed');
       const id = parseTaskId(taskId) as string;
-      const told = answers.some(([there]) => there === id);
-      assert.deepEqual([told, heard('ended').includes(id)], [inMessage, !inMessage], body.slice(0, 30));
+      const told = () => [answers.some(([there]) => there === id), heard('ended').includes(id)];
+      await until(async () => told().includes(true));
+      assert.deepEqual(told(), [inMessage, !inMessage], body.slice(0, 30));
     }
     await close();
   });

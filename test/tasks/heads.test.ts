@@ -111,16 +111,38 @@ test('a look that took long is followed by a rest of fifty times as long', async
   assert.equal(await heads.begin(['a:0']).below, false);
 });
 
-test('a look that fails found nothing, and is made again a second later', async () => {
+test('the rest is a minute at most', async () => {
+  const { heads, take, pass, answerBy } = clocked();
+  take('a:0');
+  pass(1000);
+  answerBy(async () => {
+    pass(10_000);
+    return [];
+  });
+  await heads.begin(['a:0']).below;
+  pass(60_000);
+  assert.equal(await heads.begin(['a:0']).below, false);
+});
+
+test('a look that fails found nothing, and is made again a second later, however long it took', async () => {
   const { heads, take, start, pass, answerBy } = clocked();
   take('a:0');
   pass(1000);
   answerBy(async () => {
+    pass(10_000);
     throw new Error('away');
   });
   assert.equal(await heads.begin(['a:0']).below, false);
   assert.deepEqual(start('a:0'), at('10'));
   pass(1000);
+  assert.equal(await heads.begin(['a:0']).below, false);
+});
+
+test('when messages may have been lost, the next take looks below', async () => {
+  const { heads, take } = clocked();
+  take('a:0');
+  assert.equal(heads.begin(['a:0']).below, undefined);
+  heads.lookAgain();
   assert.equal(await heads.begin(['a:0']).below, false);
 });
 
