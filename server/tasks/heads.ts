@@ -53,13 +53,11 @@ export function createHeads(
       below: Promise<boolean> | undefined;
     } {
       const at = now();
+      const due: [string, Entry][] = [];
       const starts = names.map((name) => {
         const entry = lanes.get(name);
+        if (entry && entry.lookAt <= at) due.push([name, entry]);
         return { head: entry?.head ?? START, lowered: entry?.lowered ?? 0 };
-      });
-      const due = names.flatMap((name) => {
-        const entry = lanes.get(name);
-        return entry && entry.lookAt <= at ? [[name, entry] as const] : [];
       });
       return {
         heads: starts.map((start) => start.head),

@@ -96,33 +96,25 @@ test('once a second it is asked what waits below a head, and what does lowers it
   assert.deepEqual(start('a:0'), at('7'), 'the take had begun above it');
 });
 
-test('a look that took long is followed by a rest of fifty times as long', async () => {
-  const { heads, take, pass, answerBy } = clocked();
-  take('a:0');
-  pass(1000);
-  answerBy(async () => {
-    pass(100);
-    return [];
+for (const [took, rest, what] of [
+  [100, 5000, 'a look that took long is followed by a rest of fifty times as long'],
+  [10_000, 60_000, 'the rest is a minute at most'],
+] as const) {
+  test(what, async () => {
+    const { heads, take, pass, answerBy } = clocked();
+    take('a:0');
+    pass(1000);
+    answerBy(async () => {
+      pass(took);
+      return [];
+    });
+    await heads.begin(['a:0']).below;
+    pass(rest - 1);
+    assert.equal(heads.begin(['a:0']).below, undefined);
+    pass(1);
+    assert.equal(await heads.begin(['a:0']).below, false);
   });
-  await heads.begin(['a:0']).below;
-  pass(4999);
-  assert.equal(heads.begin(['a:0']).below, undefined);
-  pass(1);
-  assert.equal(await heads.begin(['a:0']).below, false);
-});
-
-test('the rest is a minute at most', async () => {
-  const { heads, take, pass, answerBy } = clocked();
-  take('a:0');
-  pass(1000);
-  answerBy(async () => {
-    pass(10_000);
-    return [];
-  });
-  await heads.begin(['a:0']).below;
-  pass(60_000);
-  assert.equal(await heads.begin(['a:0']).below, false);
-});
+}
 
 test('a look that fails found nothing, and is made again a second later, however long it took', async () => {
   const { heads, take, start, pass, answerBy } = clocked();
