@@ -451,7 +451,9 @@ describe('a cancel', () => {
 test("a line's task says whose it is, and lists and feeds can be asked for a batch", async () => {
   const { id, lane } = await run(3);
   const other = await run(1);
-  await become(id, 'in_progress');
+  const list = async (query: string, caller = f.client) => (await caller('GET', `/v1/tasks?batch_id=${query}`)).json;
+  // in_progress is before the lines are tasks, of which the feed would tell.
+  await until(async () => (await list(id)).data.length === 3);
   const feed = await openStream(f.server, 'GET', `/v1/events?batch_id=${id}`, undefined, { key: f.keys.client });
   const foreign = await openStream(f.server, 'GET', `/v1/events?batch_id=${id}`, undefined, { key: f.keys.other });
   const task = await f.takeOne(lane);
@@ -470,7 +472,6 @@ test("a line's task says whose it is, and lists and feeds can be asked for a bat
   await f.takeOne(other.lane);
   await f.complete(task.task_id);
 
-  const list = async (query: string, caller = f.client) => (await caller('GET', `/v1/tasks?batch_id=${query}`)).json;
   const all = await list(id);
   assert.deepEqual(
     all.data.map((one: { custom_id: string }) => one.custom_id),
