@@ -7,7 +7,12 @@ const worker = createWorker({
   queues: [`${queue}:0`, `${queue}:1`],
   leaseSeconds: 2,
   prefetch: 2,
-  handlers: { '*': async (task, { signal }) => pause(task.data.ms ?? 600_000, { slept: true }, { signal }) },
+  handlers: {
+    '*': (task, { signal }) => {
+      console.log('begun');
+      return pause(task.data.ms ?? 600_000, { slept: true }, { signal });
+    },
+  },
 });
 await worker.start();
 console.log('ready');

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -455,21 +455,23 @@ test('what a worker does outlasts the server: answers are accepted when it is ba
 });
 
 describe('the process of a worker', { concurrency: true }, () => {
-  async function spawnWorker(t: TestContext, queue: string): Promise<ChildProcess> {
+  /** Ready to take; `begun` resolves when its first task has begun: on the server it runs as soon as it is taken. */
+  async function spawnWorker(t: TestContext, queue: string) {
     const child = spawn(process.execPath, [join(import.meta.dirname, 'worker-process.ts'), queue], {
       env: { ...process.env, TASKLANE_URL: server.url, TASKLANE_API_KEY: server.adminKey },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     t.after(() => child.kill('SIGKILL'));
-    await once(createInterface(child.stdout as NonNullable<typeof child.stdout>), 'line');
-    return child;
+    const lines = createInterface(child.stdout);
+    await once(lines, 'line');
+    return { child, begun: once(lines, 'line') };
   }
 
   test('that is killed gives its tasks back when their lease is over', async (t) => {
     const queue = await newQueue();
-    const child = await spawnWorker(t, queue);
+    const { child, begun } = await spawnWorker(t, queue);
     const id = await client.put(put(queue));
-    await until(async () => (await client.get(id)).status === 'running');
+    await begun;
     child.kill('SIGKILL');
     await startWorker(t, queue, { handlers: { '*': (task: Task) => ({ attempt: task.attempt }) } });
     assert.deepEqual((await client.wait(id)).result?.body, { attempt: 2 });
@@ -477,9 +479,10 @@ describe('the process of a worker', { concurrency: true }, () => {
 
   test('that gets SIGTERM gives back what has not begun, ends what has, and is gone by that signal', async (t) => {
     const queue = await newQueue();
-    const child = await spawnWorker(t, queue);
+    const { child, begun } = await spawnWorker(t, queue);
     const ids = await client.puts([1, 2, 3].map((n) => put(queue, { level: 1, data: { n, ms: 300 } })));
     await until(async () => (await client.queues.stats(`${queue}:1`)).running === 3);
+    await begun;
     child.kill('SIGTERM');
     assert.deepEqual(await once(child, 'exit'), [null, 'SIGTERM']);
     const tasks = await Promise.all(ids.map((id) => client.get(id)));
