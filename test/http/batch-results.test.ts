@@ -36,12 +36,13 @@ describe('results', () => {
     assert.deepEqual(await results(id), { data: [], has_more: false, next: 0 });
     const [first, second] = [await f.takeOne(lane), await f.takeOne(lane)];
     await f.complete(second.task_id, { n: 2 });
+    assert.deepEqual(idsOf((await results(id)).data), ['c1']);
     await f.complete(first.task_id, { error: 'no' }, { status_code: 500 });
     const early = await results(id);
     assert.deepEqual(
       [idsOf(early.data), early.has_more, early.next],
       [['c1', 'c0'], false, 2],
-      'in the order of their ends',
+      'in the order in which they were seen to end',
     );
     const done = await answerAll(id, lane);
     const { output, errors } = await files(done);
