@@ -1,10 +1,11 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isDataError } from './errors.ts';
 
 type Pending<Item, Result> = { item: Item; resolve(result: Result): void; reject(error: unknown): void };
 
 /**
  * Group commit for callers of one operation: idle, an item is sent at once; busy, items collect until the call in flight returns,
- * then all that waited go in one call, up to `maxItems` and 1 MiB. No timer, so nothing waits while the system is quiet.
+ * then all that waited go in one call, up to `maxItems` and 1 MiB. Nothing waits while the system is quiet.
  * `run` gives a result an item, in order. When a call fails by its data it is split in halves, so that a bad item fails alone.
  */
 export function createCoalescer<Item, Result>(options: {
@@ -13,8 +14,10 @@ export function createCoalescer<Item, Result>(options: {
   /** How many of `maxItems` an item counts for; 1 by default. */
   count?(item: Item): number;
   bytes?(item: Item): number;
+  /** For how many ms more the items collect after a call of so many that took `ms`; 0 by default. */
+  rest?(items: number, ms: number): number;
 }): (item: Item) => Promise<Result> {
-  const { run, maxItems = 500, count = () => 1, bytes = () => 0 } = options;
+  const { run, maxItems = 500, count = () => 1, bytes = () => 0, rest = () => 0 } = options;
   const maxBytes = 1 << 20;
   let waiting: Pending<Item, Result>[] = [];
   let busy = false;
@@ -51,7 +54,13 @@ export function createCoalescer<Item, Result>(options: {
 
   const drain = async () => {
     busy = true;
-    while (waiting.length > 0) await send(cut());
+    while (waiting.length > 0) {
+      const batch = cut();
+      const started = performance.now();
+      await send(batch);
+      const ms = rest(batch.length, performance.now() - started);
+      if (ms > 0) await sleep(ms);
+    }
     busy = false;
   };
 

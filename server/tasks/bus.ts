@@ -191,6 +191,8 @@ export async function startBus(options: {
 
   return {
     instanceId,
+    /** How many other servers there are. */
+    others: (): number => others,
     /** Whether a call of so many tasks is to tell other servers with its commit what they wait for. */
     tellsWithCommit: (tasks: number): boolean => others > 0 && tasks <= FEW,
     /** Whether takes sleep in a lane on other servers. */

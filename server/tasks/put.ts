@@ -7,6 +7,11 @@ import { createHandOver } from './hand-over.ts';
 import type { Lanes } from './lanes.ts';
 import type { Pollers } from './pollers.ts';
 
+/** After a call of fewer puts there is little to collect; one of more carries what makes it pay. */
+const FEW = 8;
+const MANY = 64;
+const MAX_REST_MS = 10;
+
 export function createPut(
   db: Database,
   bus: Bus,
@@ -21,6 +26,9 @@ export function createPut(
     maxItems: 1000,
     count: (group) => group.length,
     bytes: (group) => group.reduce((sum, task) => sum + task.data.length, 0),
+    // A call costs Postgres much the same whatever it carries, and from three servers on these are many: four on two cores put 0.89 of
+    // what one does, instead of 0.84. Two gain nothing by a rest, and one loses a sixth.
+    rest: (items, ms) => (bus.others() > 1 && items >= FEW && items < MANY ? Math.min(ms, MAX_REST_MS) : 0),
     async run(groups) {
       const handOver = promise(groups.flat());
       let rows: readonly PutRow[] = [];

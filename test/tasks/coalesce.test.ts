@@ -5,7 +5,14 @@ import { createCoalescer } from '../../server/db/coalesce.ts';
 import { badRequest, unavailable } from '../../server/protocol/errors.ts';
 
 /** A coalescer whose calls wait until they are let go; `calls` holds the items of each. */
-function stepped<Item>(options: { maxItems?: number; bytes?(item: Item): number; count?(item: Item): number } = {}) {
+function stepped<Item>(
+  options: {
+    maxItems?: number;
+    bytes?(item: Item): number;
+    count?(item: Item): number;
+    rest?(items: number, ms: number): number;
+  } = {},
+) {
   const calls: Item[][] = [];
   const gates: PromiseWithResolvers<void>[] = [];
   const submit = createCoalescer<Item, Item>({
@@ -35,6 +42,25 @@ test('idle, an item is sent at once and alone', async () => {
   assert.deepEqual(calls, [[1]]);
   letGo();
   assert.equal(await done, 1);
+});
+
+test('for the rest after a call items collect, and go together', async () => {
+  const rests: number[] = [];
+  const { submit, calls, letGo } = stepped<number>({ rest: (items) => rests.push(items) });
+  for (const items of [[1], [2, 3], [4]]) {
+    // Within the rest after the call before.
+    const done = items.map((item) => submit(item));
+    while (calls.at(-1)?.[0] !== items[0]) await turn();
+    letGo();
+    await Promise.all(done);
+  }
+  assert.deepEqual(
+    [calls, rests],
+    [
+      [[1], [2, 3], [4]],
+      [1, 2, 1],
+    ],
+  );
 });
 
 test('busy, items collect and go together, in order, when the call returns', async () => {
