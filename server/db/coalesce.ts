@@ -14,7 +14,7 @@ export function createCoalescer<Item, Result>(options: {
   /** How many of `maxItems` an item counts for; 1 by default. */
   count?(item: Item): number;
   bytes?(item: Item): number;
-  /** For how many ms more the items collect after a call of so many that took `ms`; 0 by default. */
+  /** For how many ms more the items collect after a call of so many, as `count` counts, that took `ms`; 0 by default. */
   rest?(items: number, ms: number): number;
 }): (item: Item) => Promise<Result> {
   const { run, maxItems = 500, count = () => 1, bytes = () => 0, rest = () => 0 } = options;
@@ -58,7 +58,8 @@ export function createCoalescer<Item, Result>(options: {
       const batch = cut();
       const started = performance.now();
       await send(batch);
-      const ms = rest(batch.length, performance.now() - started);
+      const carried = batch.reduce((sum, { item }) => sum + count(item), 0);
+      const ms = rest(carried, performance.now() - started);
       if (ms > 0) await sleep(ms);
     }
     busy = false;

@@ -28,7 +28,7 @@ export function createPut(
     bytes: (group) => group.reduce((sum, task) => sum + task.data.length, 0),
     // A call costs Postgres much the same whatever it carries, and from three servers on these are many: four on two cores put 0.89 of
     // what one does, instead of 0.84. Two gain nothing by a rest, and one loses a sixth.
-    rest: (items, ms) => (bus.others() > 1 && items >= FEW && items < MANY ? Math.min(ms, MAX_REST_MS) : 0),
+    rest: (tasks, ms) => (bus.others() > 1 && tasks >= FEW && tasks < MANY ? Math.min(ms, MAX_REST_MS) : 0),
     async run(groups) {
       const handOver = promise(groups.flat());
       let rows: readonly PutRow[] = [];

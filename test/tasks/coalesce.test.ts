@@ -46,7 +46,7 @@ test('idle, an item is sent at once and alone', async () => {
 
 test('for the rest after a call items collect, and go together', async () => {
   const rests: number[] = [];
-  const { submit, calls, letGo } = stepped<number>({ rest: (items) => rests.push(items) });
+  const { submit, calls, letGo } = stepped<number>({ count: (item) => item, rest: (items) => rests.push(items) });
   for (const items of [[1], [2, 3], [4]]) {
     // Within the rest after the call before.
     const done = items.map((item) => submit(item));
@@ -58,7 +58,7 @@ test('for the rest after a call items collect, and go together', async () => {
     [calls, rests],
     [
       [[1], [2, 3], [4]],
-      [1, 2, 1],
+      [1, 5, 4],
     ],
   );
 });
