@@ -14,10 +14,10 @@ export function createCoalescer<Item, Result>(options: {
   /** How many of `maxItems` an item counts for; 1 by default. */
   count?(item: Item): number;
   bytes?(item: Item): number;
-  /** For how many ms more the items collect after a call of so many, as `count` counts, that took `ms`; 0 by default. */
+  /** For how many ms more the items collect after a call of so many, as `count` counts, that took `ms`; not at all by default. */
   rest?(items: number, ms: number): number;
 }): (item: Item) => Promise<Result> {
-  const { run, maxItems = 500, count = () => 1, bytes = () => 0, rest = () => 0 } = options;
+  const { run, maxItems = 500, count = () => 1, bytes = () => 0, rest } = options;
   const maxBytes = 1 << 20;
   let waiting: Pending<Item, Result>[] = [];
   let busy = false;
@@ -58,6 +58,7 @@ export function createCoalescer<Item, Result>(options: {
       const batch = cut();
       const started = performance.now();
       await send(batch);
+      if (!rest) continue;
       const carried = batch.reduce((sum, { item }) => sum + count(item), 0);
       const ms = rest(carried, performance.now() - started);
       if (ms > 0) await sleep(ms);

@@ -8,8 +8,8 @@ import type { Lanes } from './lanes.ts';
 import type { Pollers } from './pollers.ts';
 
 /** After a call of fewer puts there is little to collect; one of more carries what makes it pay. */
-const FEW = 8;
-const MANY = 64;
+const REST_FROM = 8;
+const REST_BELOW = 64;
 const MAX_REST_MS = 10;
 
 export function createPut(
@@ -28,7 +28,7 @@ export function createPut(
     bytes: (group) => group.reduce((sum, task) => sum + task.data.length, 0),
     // A call costs Postgres much the same whatever it carries, and from three servers on these are many: four on two cores put 0.89 of
     // what one does, instead of 0.84. Two gain nothing by a rest, and one loses a sixth.
-    rest: (tasks, ms) => (bus.others() > 1 && tasks >= FEW && tasks < MANY ? Math.min(ms, MAX_REST_MS) : 0),
+    rest: (tasks, ms) => (bus.others() > 1 && tasks >= REST_FROM && tasks < REST_BELOW ? Math.min(ms, MAX_REST_MS) : 0),
     async run(groups) {
       const handOver = promise(groups.flat());
       let rows: readonly PutRow[] = [];
