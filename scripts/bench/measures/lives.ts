@@ -20,8 +20,8 @@ export async function lives(bench: Bench): Promise<Findings> {
     run,
     rates: [] as number[],
   });
-  const one = contender('whole life: a request a put, takes of 10, a request a complete', (n) => single(http, n, 64));
-  const few = contender('the same by 16 workers instead of 64', (n) => single(http, n, 16));
+  const one = contender('whole life: a request a put, takes of 10, a request a complete', (n) => single([http], n, 64));
+  const few = contender('the same by 16 workers instead of 64', (n) => single([http], n, 16));
   const many = contender('whole life in bulk: puts of 100, takes of 100, completes of 100', (n) => bulk(http, n));
   const drain = contender('graphile-worker works off, by default', (n) => graphile?.drain(n));
   const fast = contender('graphile-worker works off, with local queue and batched completion', (n) =>
@@ -79,17 +79,22 @@ function account(count: number) {
   };
 }
 
-/** 128 connections put. With 16 workers that is over after three quarters of the time; with 64 all of it goes on to the end. */
-async function single(http: Client, count: number, workerCount: number): Promise<number> {
+/**
+ * Lives a second, in the queue `single`: 128 connections put. With 16 workers that is over after three quarters of the time; with 64 all of it goes on
+ * to the end. Connections and workers go round the servers.
+ */
+export async function single(https: readonly Client[], count: number, workerCount: number): Promise<number> {
   const put = putOf('single', 0);
   const take = JSON.stringify({ queues: ['single:0'], size: 10, wait: 1 });
   const answer = JSON.stringify(ANSWER);
   const book = account(count);
   let left = count;
-  const putters = Array.from({ length: 128 }, async () => {
-    while (left-- > 0) await http.post('/v1/queue/put', put);
+  const httpOf = (n: number) => https[n % https.length] as Client;
+  const putters = Array.from({ length: 128 }, async (_, n) => {
+    while (left-- > 0) await httpOf(n).post('/v1/queue/put', put);
   });
-  const workers = Array.from({ length: workerCount }, async () => {
+  const workers = Array.from({ length: workerCount }, async (_, n) => {
+    const http = httpOf(n);
     while (book.missing > 0) {
       const lanes = JSON.parse(await http.post('/v1/queue/take', take)) as Record<string, Taken[]>;
       await Promise.all(
