@@ -9,7 +9,7 @@ import type { Pollers } from './pollers.ts';
 
 /** After a call of fewer puts there is little to collect; one of more carries what makes it pay. */
 const REST_FROM = 8;
-const REST_BELOW = 64;
+const REST_BELOW = 100;
 const MAX_REST_MS = 10;
 
 export function createPut(
