@@ -14,8 +14,8 @@ export function createCoalescer<Item, Result>(options: {
   /** How many of `maxItems` an item counts for; 1 by default. */
   count?(item: Item): number;
   bytes?(item: Item): number;
-  /** For how many ms more the items collect after a call of so many, as `count` counts, that took `ms`; not at all by default. */
-  rest?(items: number, ms: number): number;
+  /** For how many ms more the items collect after a call of these that took `ms`; not at all by default. */
+  rest?(items: readonly Item[], ms: number): number;
 }): (item: Item) => Promise<Result> {
   const { run, maxItems = 500, count = () => 1, bytes = () => 0, rest } = options;
   const maxBytes = 1 << 20;
@@ -59,8 +59,10 @@ export function createCoalescer<Item, Result>(options: {
       const started = performance.now();
       await send(batch);
       if (!rest) continue;
-      const carried = batch.reduce((sum, { item }) => sum + count(item), 0);
-      const ms = rest(carried, performance.now() - started);
+      const ms = rest(
+        batch.map(({ item }) => item),
+        performance.now() - started,
+      );
       if (ms > 0) await sleep(ms);
     }
     busy = false;
