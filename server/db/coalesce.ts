@@ -17,7 +17,7 @@ export function createCoalescer<Item, Result>(options: {
   /** For how many ms more the items collect after a call of these that took `ms`; not at all by default. */
   rest?(items: readonly Item[], ms: number): number;
 }): (item: Item) => Promise<Result> {
-  const { run, maxItems = 500, count = () => 1, bytes = () => 0, rest } = options;
+  const { run, maxItems = 500, count = () => 1, bytes = () => 0, rest = () => 0 } = options;
   const maxBytes = 1 << 20;
   let waiting: Pending<Item, Result>[] = [];
   let busy = false;
@@ -37,9 +37,11 @@ export function createCoalescer<Item, Result>(options: {
     return batch;
   };
 
-  const send = async (batch: Pending<Item, Result>[]): Promise<void> => {
+  const itemsOf = (batch: readonly Pending<Item, Result>[]) => batch.map(({ item }) => item);
+
+  const send = async (batch: Pending<Item, Result>[], items = itemsOf(batch)): Promise<void> => {
     try {
-      const results = await run(batch.map((pending) => pending.item));
+      const results = await run(items);
       for (const [index, pending] of batch.entries()) pending.resolve(results[index] as Result);
     } catch (error) {
       if (batch.length === 1 || !isDataError(error)) {
@@ -56,13 +58,10 @@ export function createCoalescer<Item, Result>(options: {
     busy = true;
     while (waiting.length > 0) {
       const batch = cut();
+      const items = itemsOf(batch);
       const started = performance.now();
-      await send(batch);
-      if (!rest) continue;
-      const ms = rest(
-        batch.map(({ item }) => item),
-        performance.now() - started,
-      );
+      await send(batch, items);
+      const ms = rest(items, performance.now() - started);
       if (ms > 0) await sleep(ms);
     }
     busy = false;
