@@ -16,17 +16,24 @@ export function createCoalescer<Item, Result>(options: {
   bytes?(item: Item): number;
   /** For how many ms more the items collect after a call of these that took `ms`; not at all by default. */
   rest?(items: readonly Item[], ms: number): number;
+  /**
+   * Whether, of many, no more go than half of all callers; those that were just answered come again. While Postgres works for one half the server answers and
+   * reads the other: otherwise large and small calls take turns and wait for each other. 64 to 256 connections put 1.1 times as much over one server, 1.03 over
+   * two, 256 complete 1.07 times as much; over four, which fill the cores with calls that are too small already, it is 0.95.
+   */
+  inHalves?(): boolean;
 }): (item: Item) => Promise<Result> {
-  const { run, maxItems = 500, count = () => 1, bytes = () => 0, rest = () => 0 } = options;
+  const { run, maxItems = 500, count = () => 1, bytes = () => 0, rest = () => 0, inHalves = () => false } = options;
   const maxBytes = 1 << 20;
+  const halvesFrom = 32;
   let waiting: Pending<Item, Result>[] = [];
   let busy = false;
 
-  const cut = () => {
+  const cut = (most: number) => {
     let items = 0;
     let size = 0;
     let end = 0;
-    for (; end < waiting.length; end++) {
+    for (; end < waiting.length && end < most; end++) {
       const { item } = waiting[end] as Pending<Item, Result>;
       items += count(item);
       size += bytes(item);
@@ -56,13 +63,15 @@ export function createCoalescer<Item, Result>(options: {
 
   const drain = async () => {
     busy = true;
+    let most = maxItems;
     while (waiting.length > 0) {
-      const batch = cut();
+      const batch = cut(most);
       const items = itemsOf(batch);
       const started = performance.now();
       await send(batch, items);
       const ms = rest(items, performance.now() - started);
       if (ms > 0) await sleep(ms);
+      most = inHalves() ? Math.max(halvesFrom, Math.ceil((waiting.length + batch.length) / 2)) : maxItems;
     }
     busy = false;
   };

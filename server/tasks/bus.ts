@@ -191,8 +191,8 @@ export async function startBus(options: {
 
   return {
     instanceId,
-    /** How many other servers there are. */
-    others: (): number => others,
+    /** Whether three servers and more share the database. */
+    isCrowded: (): boolean => others >= 2,
     /** Whether a call of so many tasks is to tell other servers with its commit what they wait for. */
     tellsWithCommit: (tasks: number): boolean => others > 0 && tasks <= FEW,
     /** Whether takes sleep in a lane on other servers. */

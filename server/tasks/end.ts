@@ -53,6 +53,7 @@ export function createEnd(options: {
 
   const complete = createCoalescer<Answer, Completed>({
     bytes: (answer) => answer.body.length,
+    inHalves: () => !bus.isCrowded(),
     async run(answers) {
       const rows = await completeTasks(db, answers, bus.tellsWithCommit(answers.length) ? bus.instanceId : null);
       const done = [...rows.entries()].filter(([, row]) => row.verdict === 'completed');

@@ -13,11 +13,11 @@ const MAX_REST_MS = 10;
 
 /**
  * For how many ms puts collect after a call of these groups that took `ms`. A call costs Postgres much the same whatever it carries, and from three servers on
- * these are many: four on two cores put 0.9 of what one does, instead of 0.84. Two gain nothing by a rest, and one loses a sixth. After a call of few
- * requests there is little to collect, and who puts many tasks by one request would only wait; one of many tasks carries what makes it pay.
+ * (`crowded`) these are many: four on two cores put 0.9 of what one does, instead of 0.84. Two gain nothing by a rest, and one loses a sixth. After a call of
+ * few requests there is little to collect, and who puts many tasks by one request would only wait; one of many tasks carries what makes it pay.
  */
-export function restAfter(groups: readonly (readonly unknown[])[], ms: number, otherServers: number): number {
-  if (otherServers < 2 || groups.length < REST_FROM) return 0;
+export function restAfter(groups: readonly (readonly unknown[])[], ms: number, crowded: boolean): number {
+  if (!crowded || groups.length < REST_FROM) return 0;
   return groups.reduce((sum, group) => sum + group.length, 0) < REST_BELOW ? Math.min(ms, MAX_REST_MS) : 0;
 }
 
@@ -35,7 +35,8 @@ export function createPut(
     maxItems: 1000,
     count: (group) => group.length,
     bytes: (group) => group.reduce((sum, task) => sum + task.data.length, 0),
-    rest: (groups, ms) => restAfter(groups, ms, bus.others()),
+    rest: (groups, ms) => restAfter(groups, ms, bus.isCrowded()),
+    inHalves: () => !bus.isCrowded(),
     async run(groups) {
       const handOver = promise(groups.flat());
       let rows: readonly PutRow[] = [];

@@ -11,6 +11,7 @@ function stepped<Item>(
     bytes?(item: Item): number;
     count?(item: Item): number;
     rest?(items: readonly Item[], ms: number): number;
+    inHalves?(): boolean;
   } = {},
 ) {
   const calls: Item[][] = [];
@@ -104,6 +105,33 @@ test('500 go together where nothing else is said', async () => {
     [1, 500, 500, 1],
   );
   await Promise.all(done);
+});
+
+test('in halves, of many callers who ask again and again half go with each call, of few all that wait', async () => {
+  for (const [callers, sizes] of [
+    [256, [1, 128, 128, 128, 128]],
+    [40, [1, 32, 8, 32, 8]],
+    [20, [1, 19, 1, 19, 1]],
+  ] as const) {
+    const { submit, calls, letGo } = stepped<number>({ inHalves: () => true });
+    const done = Array.from({ length: callers }, async (_, n) => {
+      while (calls.length < sizes.length) {
+        await submit(n);
+        await turn();
+      }
+    });
+    // The call in flight ends when those that the last one answered have asked again.
+    for (let n = 0; n < sizes.length + 2; n++) {
+      letGo();
+      await turn();
+      await turn();
+    }
+    assert.deepEqual(
+      calls.slice(0, sizes.length).map((items) => items.length),
+      sizes,
+    );
+    await Promise.all(done);
+  }
 });
 
 test('whatever items are bad, they fail alone, and the others succeed once each and in order', async () => {
