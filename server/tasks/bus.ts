@@ -66,6 +66,9 @@ export type BusHandlers = {
   lookAround(): void;
 };
 
+/** Three servers and more on one database: their calls are many, and small. */
+export const isCrowd = (otherServers: number): boolean => otherServers >= 2;
+
 /**
  * What servers tell each other: hints, through one NOTIFY channel, while the tables hold the truth. One channel for all, since Postgres
  * before 19 wakes every listening backend whatever the channel, and a stream's readers can sit on any server. Nothing is said
@@ -191,8 +194,8 @@ export async function startBus(options: {
 
   return {
     instanceId,
-    /** Whether three servers and more share the database. */
-    isCrowded: (): boolean => others >= 2,
+    /** How many other servers there are. */
+    others: (): number => others,
     /** Whether a call of so many tasks is to tell other servers with its commit what they wait for. */
     tellsWithCommit: (tasks: number): boolean => others > 0 && tasks <= FEW,
     /** Whether takes sleep in a lane on other servers. */

@@ -11,7 +11,7 @@ import {
 } from '../db/end-tasks.ts';
 import type { Database } from '../db/open.ts';
 import { conflict, notFound } from '../protocol/errors.ts';
-import type { Bus } from './bus.ts';
+import { type Bus, isCrowd } from './bus.ts';
 import type { Lanes } from './lanes.ts';
 import type { Answered, Watchers } from './watchers.ts';
 
@@ -53,7 +53,7 @@ export function createEnd(options: {
 
   const complete = createCoalescer<Answer, Completed>({
     bytes: (answer) => answer.body.length,
-    inHalves: () => !bus.isCrowded(),
+    inHalves: () => !isCrowd(bus.others()),
     async run(answers) {
       const rows = await completeTasks(db, answers, bus.tellsWithCommit(answers.length) ? bus.instanceId : null);
       const done = [...rows.entries()].filter(([, row]) => row.verdict === 'completed');

@@ -2,7 +2,7 @@ import { createCoalescer } from '../db/coalesce.ts';
 import type { Database } from '../db/open.ts';
 import { type NewTask, type PutRow, type PutTask, putTasks } from '../db/put-tasks.ts';
 import { TasklaneError } from '../protocol/errors.ts';
-import type { Bus } from './bus.ts';
+import { type Bus, isCrowd } from './bus.ts';
 import { createHandOver } from './hand-over.ts';
 import type { Lanes } from './lanes.ts';
 import type { Pollers } from './pollers.ts';
@@ -13,11 +13,11 @@ const MAX_REST_MS = 10;
 
 /**
  * For how many ms puts collect after a call of these groups that took `ms`. A call costs Postgres much the same whatever it carries, and from three servers on
- * (`crowded`) these are many: four on two cores put 0.9 of what one does, instead of 0.84. Two gain nothing by a rest, and one loses a sixth. After a call of
+ * these are many: four on two cores put 0.9 of what one does, instead of 0.84. Two gain nothing by a rest, and one loses a sixth. After a call of
  * few requests there is little to collect, and who puts many tasks by one request would only wait; one of many tasks carries what makes it pay.
  */
-export function restAfter(groups: readonly (readonly unknown[])[], ms: number, crowded: boolean): number {
-  if (!crowded || groups.length < REST_FROM) return 0;
+export function restAfter(groups: readonly (readonly unknown[])[], ms: number, otherServers: number): number {
+  if (!isCrowd(otherServers) || groups.length < REST_FROM) return 0;
   return groups.reduce((sum, group) => sum + group.length, 0) < REST_BELOW ? Math.min(ms, MAX_REST_MS) : 0;
 }
 
@@ -35,8 +35,8 @@ export function createPut(
     maxItems: 1000,
     count: (group) => group.length,
     bytes: (group) => group.reduce((sum, task) => sum + task.data.length, 0),
-    rest: (groups, ms) => restAfter(groups, ms, bus.isCrowded()),
-    inHalves: () => !bus.isCrowded(),
+    rest: (groups, ms) => restAfter(groups, ms, bus.others()),
+    inHalves: () => !isCrowd(bus.others()),
     async run(groups) {
       const handOver = promise(groups.flat());
       let rows: readonly PutRow[] = [];
