@@ -62,7 +62,7 @@ begin
   select count(*) as found,
          array_agg((j.id, now(), j.taken_at, j.outcome, j.attempt, case j.outcome when 'dead' then 502 else 408 end, null, j.worker, null)::result)
            filter (where j.outcome is not null) as ended,
-         array_agg((j.id, j.attempt, j.taken_at, now(), j.worker, 'lapsed')::task_attempt) filter (where j.outcome is distinct from 'expired') as history,
+         array_agg((j.id, j.attempt, j.taken_at, now(), j.worker, 'lapsed', null)::task_attempt) filter (where j.outcome is distinct from 'expired') as history,
          array_agg((j.id, j.expires_at, j.lane_id, j.attempt, j.rank, null, null)::ready) filter (where j.outcome is null) as waiting,
          array_agg(j.id) filter (where j.outcome is null) as ids, array_agg(j.attempt) filter (where j.outcome is null) as attempts,
          array_agg(distinct j.lane_id) as lanes
