@@ -1,5 +1,7 @@
+import { answerHeaders } from '../../server/protocol/answer-headers.ts';
 import { retryAfterOf } from '../errors.ts';
 import { JsonText, type TaskAnswer } from '../worker/executor.ts';
+import { wholeOf } from './reply-text.ts';
 
 const LONGEST_RETRY_AFTER_SECONDS = 3600;
 const LONGEST_MESSAGE = 2000;
@@ -14,6 +16,8 @@ export type Reply = {
   readonly headers: ReplyHeaders;
   /** The parts of its text as they come; throws when it breaks off. To be read once. */
   readonly parts: AsyncIterable<string>;
+  /** The most that an answer may have. */
+  readonly maxBytes: number;
 };
 
 /** The model server gave no answer to pass on: it refused the request, and has done nothing, or it failed. */
@@ -29,7 +33,7 @@ export class NotAnswered extends Error {
     message: string,
     more: { retryAfter?: number | undefined; isOfServer?: boolean } = {},
   ) {
-    super(message);
+    super(cleaned(message));
     this.outcome = outcome;
     this.retryAfter = more.retryAfter;
     this.isOfServer = more.isOfServer ?? false;
@@ -61,12 +65,17 @@ export function notAnswered(status: number, headers: ReplyHeaders, text: string)
 
 /** The whole of a reply as an answer: its JSON to the letter. `wrap` makes something of the text of a 2xx without JSON, which else is a failure. */
 export async function answerOf(reply: Reply, wrap?: (text: string) => unknown): Promise<TaskAnswer> {
-  let text = '';
-  for await (const part of reply.parts) text += part;
-  return { status_code: reply.status, body: bodyOf(reply, text, wrap), request_id: requestIdOf(reply) };
+  const text = await wholeOf(reply.parts, reply.maxBytes);
+  return { status_code: reply.status, body: bodyOf(reply, text, wrap), ...besidesOf(reply) };
 }
 
-export function requestIdOf({ headers }: Reply): string | undefined {
+/** What an answer has of its reply besides status and body. */
+export function besidesOf(reply: Reply): Pick<TaskAnswer, 'request_id' | 'headers'> {
+  const headers = answerHeaders(reply.headers);
+  return { request_id: requestIdOf(reply), ...(headers && { headers }) };
+}
+
+function requestIdOf({ headers }: Reply): string | undefined {
   const id = headers['x-request-id'];
   return typeof id === 'string' && id !== '' ? id.slice(0, LONGEST_REQUEST_ID) : undefined;
 }
@@ -90,14 +99,21 @@ export const upstreamError = (message: string) => ({
   error: { message, type: 'upstream_error', param: null, code: 'upstream_error' },
 });
 
-function bodyOf({ status }: Reply, text: string, wrap: ((text: string) => unknown) | undefined): unknown {
+function bodyOf({ status, headers }: Reply, text: string, wrap: ((text: string) => unknown) | undefined): unknown {
   try {
     return new JsonText(text);
   } catch {
     if (status >= 300) return upstreamError(shortened(text) || `the model server answered ${status}`);
     if (wrap) return wrap(text);
-    throw new NotAnswered('failed', `the model server's answer is not JSON: ${shortened(text, 100)}`);
+    if (text.trim() === '') throw new NotAnswered('failed', "the model server's answer is empty");
+    const type = String(headers['content-type'] ?? '').slice(0, 100);
+    const but = type === '' || /json/i.test(type) ? '' : ` but ${type}`;
+    throw new NotAnswered('failed', `the model server's answer is not JSON${but}: ${shortened(text, 100)}`);
   }
 }
+
+/** A text that can be stored and shown, whatever a model server has in it. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what it is about
+const cleaned = (text: string) => text.toWellFormed().replace(/[\0-\x08\x0b\x0c\x0e-\x1f\x7f]/g, '\ufffd');
 
 const shortened = (text: string, length = LONGEST_MESSAGE) => text.trim().slice(0, length);
