@@ -42,6 +42,9 @@ export type AppDeps = {
   /** ip:port */
   instance: string;
   maxBodyBytes: number;
+  maxAnswerBytes: number;
+  /** Names of headers that go on to the model server, in lower case. */
+  forwardHeaders: readonly string[];
   fileLimits: FileLimits;
   batches: Batches;
   /** How long an idempotency key is remembered. */

@@ -7,6 +7,23 @@ const number = (least: number, most: number, usual: number) =>
 
 const MIB = 1024 * 1024;
 
+/** Of one connection, or the worker's own, or what would say something else of the body than is true. */
+const NOT_TO_FORWARD =
+  /^(connection|keep-alive|proxy-.*|te|trailers?|transfer-encoding|upgrade|expect|authorization|cookie|host|content-.*)$/;
+const MAX_FORWARDED = 32;
+
+function headerNames(list: string, context: z.RefinementCtx): string[] {
+  const names = new Set(list.split(',').map((part) => part.trim().toLowerCase()));
+  names.delete('');
+  const refuse = (message: string) => context.addIssue({ code: 'custom', message, input: list });
+  for (const name of names) {
+    if (!/^[!#$%&'*+.^_`|~0-9a-z-]{1,128}$/.test(name)) refuse(`${JSON.stringify(name)} is not the name of a header`);
+    else if (NOT_TO_FORWARD.test(name)) refuse(`${name} can not be forwarded`);
+  }
+  if (names.size > MAX_FORWARDED) refuse(`at most ${MAX_FORWARDED} names`);
+  return [...names];
+}
+
 const environment = z.object({
   /** TCP port; 0 takes a free one. */
   PORT: number(0, 65_535, 8080),
@@ -28,6 +45,10 @@ const environment = z.object({
   TASKLANE_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
   /** Largest request body. */
   TASKLANE_MAX_BODY_BYTES: number(1024, 512 * 1024 * 1024, 10 * 1024 * 1024),
+  /** Largest request that brings answers or events of workers. */
+  TASKLANE_MAX_ANSWER_BYTES: number(1024, 256 * MIB, 64 * MIB),
+  /** Headers (comma-separated) that go on from requests to models to the model server. */
+  TASKLANE_FORWARD_HEADERS: z.string().default('').transform(headerNames),
   /** Connections to the database, besides two for listening and jobs. */
   TASKLANE_MAX_CONNECTIONS: number(2, 200, 10),
   /** Addresses (CIDRs, comma-separated) that callbacks may go to although they are private. */

@@ -114,6 +114,7 @@ async function start(
   });
   stops.push(tasks.stop);
   const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
+  const maxAnswerBytes = config.TASKLANE_MAX_ANSWER_BYTES;
   const batches = startBatches({
     db,
     log,
@@ -167,12 +168,14 @@ async function start(
     log,
     instance,
     maxBodyBytes,
+    maxAnswerBytes,
+    forwardHeaders: config.TASKLANE_FORWARD_HEADERS,
     fileLimits,
     onCallbacks,
     stopping,
   };
   const app = createApp(deps);
-  const bus = attachEventBus(http.server, { auth, tasks, log, maxBodyBytes });
+  const bus = attachEventBus(http.server, { auth, tasks, log, maxAnswerBytes });
   http.serve(app);
   stops.push(async () => {
     bus.stop();

@@ -64,11 +64,9 @@ export function createAnswers(http: Http, log: Log) {
     log(`${one.taskId}: the server can't take the answer: ${error.message}`);
     // The body is not looked at: it may be what is wrong.
     const { task_id, attempt } = JSON.parse(`${one.text.slice(0, one.text.indexOf(',"status_code":'))}}`);
-    const code = error.status === 413 ? 'answer_too_large' : 'answer_refused';
-    const text = answerText(
-      { task_id, attempt },
-      undeliverable(`the worker's answer can't be delivered: ${error.message}`, code),
-    );
+    const message = `the worker's answer can't be delivered: ${error.message}`;
+    const why = undeliverable(500, message, error.status === 413 ? 'answer_too_large' : 'answer_refused');
+    const text = answerText({ task_id, attempt }, why);
     if (one.text === text) one.settled();
     else await send([{ ...one, text }]);
   };

@@ -8,11 +8,11 @@ export class TooLarge extends Error {
 }
 
 /** The answer in place of one that is too large: final, since it would be as large again. */
-export const answerTooLarge = ({ message }: TooLarge): TaskAnswer => undeliverable(message, 'answer_too_large');
+export const answerTooLarge = ({ message }: TooLarge): TaskAnswer => undeliverable(502, message, 'answer_too_large');
 
 /** The answer in place of one that the server can't take, which clients are not to ask for again. */
-export const undeliverable = (message: string, code: string): TaskAnswer => ({
-  status_code: 502,
+export const undeliverable = (status_code: number, message: string, code: string): TaskAnswer => ({
+  status_code,
   headers: { 'x-should-retry': 'false' },
   body: { error: { message, type: 'upstream_error', param: null, code } },
 });

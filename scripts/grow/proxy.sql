@@ -66,8 +66,10 @@ create function tasklane.take_on(p_shard int, p_lanes text[], p_sizes int[], p_s
   batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text, more boolean
 ) language plproxy as $$
   cluster 'shards'; run on p_shard;
-  select * from tasklane.take_tasks(p_lanes::text[], p_sizes::int[], p_strategy::text, null::smallint[], null::bigint[], p_endpoint::text,
-    p_min_age_seconds::int, p_lease_seconds::int[], p_workers::text[], p_max_attempts::int[]);
+  select t.request, t.turn, t.id, t.rank, t.task_id, t.attempt, t.ak, t.instance, t.endpoint, t.queue, t.level, t.mode, t.created_at, t.expires_at,
+    t.batch_id, t.trace_id, t.custom_id, t.callback_url, t.metadata, t.tops_up, t.data, t.more
+  from tasklane.take_tasks(p_lanes::text[], p_sizes::int[], p_strategy::text, null::smallint[], null::bigint[], p_endpoint::text,
+    p_min_age_seconds::int, p_lease_seconds::int[], p_workers::text[], p_max_attempts::int[]) t;
 $$;
 
 create function tasklane.take_tasks(

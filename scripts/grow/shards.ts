@@ -156,7 +156,7 @@ async function inTurns(url: string, work: (client: pg.Client, calls: number) => 
 
 async function put(client: pg.Client, tasks: readonly { queue: string; marker: string }[]): Promise<Put[]> {
   const rest = { tenantId: 1, keyId: null, endpoint: ENDPOINT, level: 0, mode: 'callback', priority: 5 } as const;
-  const none = { timeout: 86_400, callbackUrl: null, traceId: null, model: null, options: null };
+  const none = { timeout: 86_400, callbackUrl: null, traceId: null, model: null, options: null, headers: null };
   const groups = tasks.map(({ queue, marker }) => [{ ...rest, ...none, queue, data: JSON.stringify({ marker }) }]);
   const places = PUT_TYPES.map((type, index) => `$${index + 1}::${type}`).join(', ');
   return (await client.query<Put>(`select * from tasklane.put_tasks(${places})`, putArguments(groups, null))).rows;

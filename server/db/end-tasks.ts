@@ -27,6 +27,8 @@ export type Answer = {
   requestId: string | null;
   /** JSON, kept as it is written. */
   body: string;
+  /** What goes on of the model server's headers: JSON of an object, null for none. */
+  headers: string | null;
 };
 
 /** `completed`, `repeated`, `unknown`, or the state that forbids it. Only with `completed` are the other columns set. */
@@ -46,8 +48,9 @@ export function completeTasks(db: Database, answers: readonly Answer[], teller: 
       answers.map((answer) => answer.requestId),
       textArray(answers.map((answer) => answer.body)),
       teller,
+      answers.some((answer) => answer.headers !== null) ? answers.map((answer) => answer.headers) : null,
     ],
-    ['bigint[]', 'int[]', 'int[]', 'text[]', 'text[]', 'int'],
+    ['bigint[]', 'int[]', 'int[]', 'text[]', 'text[]', 'int', 'text[]'],
   );
 }
 

@@ -22,6 +22,8 @@ export type NewTask = {
    * null: none of it.
    */
   options: string | null;
+  /** What goes on of the request's headers to the model server: JSON of an object, null for none. */
+  headers: string | null;
 };
 
 export type PutTask = {
@@ -89,7 +91,7 @@ export function putArguments(groups: readonly (readonly NewTask[])[], instanceId
   ];
 }
 
-const TYPES = [...PUT_TYPES, 'int', 'text[]', 'text[]', 'int[]', 'int[]', 'text[]'];
+const TYPES = [...PUT_TYPES, 'int', 'text[]', 'text[]', 'int[]', 'int[]', 'text[]', 'text[]'];
 
 /**
  * Puts groups of tasks in one transaction; a group stands or falls as a whole. Idempotency keys are remembered for `keySeconds`. `takers`: who
@@ -106,6 +108,7 @@ export function putTasks(
 ) {
   // Mostly nobody sleeps, and then nothing is asked about it.
   const some = takers.some((taker) => taker);
+  const headers = groups.some((group) => group.some((task) => task.headers !== null));
   const all = <T>(of: (taker: Taker) => T) => (some ? takers.map((taker) => (taker ? of(taker) : null)) : null);
   return db.call<PutRow>(
     'put_tasks',
@@ -117,6 +120,7 @@ export function putTasks(
       all((taker) => taker.leaseSeconds),
       all((taker) => taker.maxAttempts),
       awaited.length > 0 ? awaited : null,
+      headers ? groups.flatMap((group) => group.map((task) => task.headers)) : null,
     ],
     TYPES,
   );

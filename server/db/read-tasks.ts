@@ -84,6 +84,8 @@ export type Ending = {
   status_code: number;
   body: string | null;
   envelope: string;
+  /** What goes on of the model server's headers: JSON of an object. */
+  headers: string | null;
 };
 
 /** How tasks ended; those that have not are absent. */

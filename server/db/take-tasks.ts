@@ -41,6 +41,8 @@ export type TakenTask = {
   custom_id: string | null;
   callback_url: string | null;
   metadata: string | null;
+  /** What goes on of the request's headers to the model server. */
+  headers: string | null;
   /** The lane whose window of batches' lines is now to be topped up. */
   tops_up: number | null;
   /** null: past what one call may carry; to be given back. */

@@ -2,6 +2,7 @@ import type { ServerResponse } from 'node:http';
 import type { Database } from '../db/open.ts';
 import type { NewTask, PutTask } from '../db/put-tasks.ts';
 import { readTasks } from '../db/read-tasks.ts';
+import { answerHeaders, HEADERS_EVENT } from '../protocol/answer-headers.ts';
 import { notFound, TasklaneError } from '../protocol/errors.ts';
 import { minifyJson } from '../protocol/json.ts';
 import type { Tasks } from '../tasks/tasks.ts';
@@ -37,10 +38,16 @@ export async function answerBlocking(tasks: Tasks, put: Attended, res: ServerRes
 
 /** The worker's answer to the letter or, where there will be none, why. */
 export function replyOf(res: ServerResponse, taskId: string, how: Answered): NonNullable<Reply> {
-  if (how.body !== null) return { status: how.status_code, headers: { 'X-TASK-ID': taskId }, text: how.body };
+  if (how.body !== null) {
+    return { status: how.status_code, headers: { 'X-TASK-ID': taskId, ...toldIn(how.headers) }, text: how.body };
+  }
   const reply = errorReply(res, unanswered(how));
   return { ...reply, headers: { 'X-TASK-ID': taskId, ...reply.headers } };
 }
+
+/** The headers of a reply that a worker has from its model server. */
+export const toldIn = (headers: string | null): Record<string, string> | undefined =>
+  headers === null ? undefined : answerHeaders(JSON.parse(headers));
 
 const UNANSWERED: Record<string, readonly [message: string, code: string]> = {
   expired: ['the deadline has passed', 'request_timeout'],
@@ -69,6 +76,7 @@ export async function answerStreaming(
     for await (const news of tasks.follow(task.id, after, signal)) {
       if ('event' in news) {
         const { event_id: eventId, seq, name, data } = news.event;
+        if (name === HEADERS_EVENT) continue;
         await sse.send({ id: eventId ?? String(seq), name, data: minifyJson(data ?? 'null') });
       } else {
         ended = true;

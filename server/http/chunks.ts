@@ -1,9 +1,10 @@
 import type { ServerResponse } from 'node:http';
 import type { Ending } from '../db/read-tasks.ts';
+import { HEADERS_EVENT } from '../protocol/answer-headers.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import { memberTexts, minifyJson } from '../protocol/json.ts';
 import type { Tasks } from '../tasks/tasks.ts';
-import { type Attended, replyOf, unanswered } from './answers.ts';
+import { type Attended, replyOf, toldIn, unanswered } from './answers.ts';
 import { openAiErrorBody, type Reply } from './route.ts';
 import { hangUp, openSse } from './sse.ts';
 
@@ -25,8 +26,9 @@ export async function answerChunks(
   let sse: ReturnType<typeof openSse> | undefined;
   let attempt: number | null = null;
   let ended = false;
+  let headers: string | null = null;
   const send = (name: string, data: string) => {
-    sse ??= openSse(res, { 'X-TASK-ID': put.task_id });
+    sse ??= openSse(res, { 'X-TASK-ID': put.task_id, ...toldIn(headers) });
     return sse.write(style.named ? `event: ${typeOf(data) ?? name}\ndata: ${data}\n\n` : `data: ${data}\n\n`);
   };
   try {
@@ -34,6 +36,10 @@ export async function answerChunks(
       if ('event' in news) {
         const { event } = news;
         if (event.data === null || event.data === 'null') continue;
+        if (event.name === HEADERS_EVENT) {
+          headers = event.data;
+          continue;
+        }
         if (sse && event.attempt !== attempt) {
           await send('error', BROKEN_OFF);
           break;
@@ -48,6 +54,7 @@ export async function answerChunks(
       const fault = sse && faultOf(ending, attempt);
       if (fault) await send('error', fault);
       else {
+        headers ??= ending.headers;
         if (!sse) await send('completion', minifyJson(ending.body as string));
         if (style.terminated) await sse?.write('data: [DONE]\n\n');
       }

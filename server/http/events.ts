@@ -26,6 +26,7 @@ export function eventRoutes({ tasks, instance }: { tasks: Tasks; instance: strin
       path: '/v1/queue/events',
       summary: 'Report progress and completions: one event of the event bus, or an array of them',
       roles: ['worker'],
+      bringsAnswers: true,
       body: z.union([z.looseObject({}), z.array(z.unknown()).max(MAX_EVENTS)]),
       async handle({ body, text }) {
         const lone = !Array.isArray(body);

@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from 'node:http';
 import type { z } from 'zod';
 import type { Database } from '../db/open.ts';
 import { TasklaneError } from '../protocol/errors.ts';
@@ -12,8 +13,14 @@ import { type Route, route } from './route.ts';
 const CHUNKS: StreamStyle = { named: false, terminated: true };
 const EVENTS: StreamStyle = { named: true, terminated: false };
 
+/** W3C Trace Context. */
+const TRACE_HEADERS = ['traceparent', 'tracestate'];
+
 /** OpenAI's calls to a model: each puts a live task and answers as its worker does. */
-export function frontDoorRoutes({ db, tasks }: { db: Database; tasks: Tasks }): Route[] {
+export function frontDoorRoutes(deps: { db: Database; tasks: Tasks; forwardHeaders: readonly string[] }): Route[] {
+  const { db, tasks } = deps;
+  const forwarded = new Set([...TRACE_HEADERS, ...deps.forwardHeaders]);
+
   const door = (
     path: string,
     summary: string,
@@ -29,7 +36,8 @@ export function frontDoorRoutes({ db, tasks }: { db: Database; tasks: Tasks }): 
       body,
       async handle({ body: { model, stream }, text, principal, req, res }) {
         const key = keyOf(req);
-        const task = newRequest({ endpoint: path, model, stream: stream === true, text }, principal, key);
+        const headers = forwardedOf(req.headers, forwarded);
+        const task = newRequest({ endpoint: path, model, stream: stream === true, text, headers }, principal, key);
         const put = await putAttended(db, tasks, task, key !== undefined).catch((error) => {
           const unrouted = error instanceof TasklaneError && error.openai.code === 'model_not_found';
           throw unrouted ? modelNotFound(model) : error;
@@ -45,4 +53,14 @@ export function frontDoorRoutes({ db, tasks }: { db: Database; tasks: Tasks }): 
     door('/v1/completions', 'Complete a text', CHUNKS),
     door('/v1/moderations', 'Judge whether texts may be harmful', CHUNKS, moderationRequest),
   ];
+}
+
+/** Those of a request's headers that go on to the model server: JSON, null for none. */
+function forwardedOf(headers: IncomingHttpHeaders, names: ReadonlySet<string>): string | null {
+  const kept: Record<string, string> = {};
+  for (const name of names) {
+    const value = headers[name];
+    if (value !== undefined && value !== '') kept[name] = String(value);
+  }
+  return Object.keys(kept).length === 0 ? null : JSON.stringify(kept);
 }

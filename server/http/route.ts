@@ -10,6 +10,7 @@ import { MalformedJson, parseJson } from '../protocol/json.ts';
 import type { Role } from '../protocol/keys.ts';
 import { invalidParameter, refuse } from '../protocol/openai.ts';
 import { readBody } from './body.ts';
+import { heededRetryAfter } from './retry-after.ts';
 
 /** What a handler answers: JSON by value or, where it already is text, as it stands. undefined: it has answered itself. */
 export type Reply = { status?: number; headers?: Record<string, string>; json?: unknown; text?: string } | undefined;
@@ -34,6 +35,8 @@ export type Route = {
   roles: readonly Role[];
   body: z.ZodType | undefined;
   query: z.ZodType | undefined;
+  /** Its body brings answers of workers, and may be as large as those. */
+  bringsAnswers?: true;
   /** What it takes as multipart/form-data: told in its description, and read by `handle` itself. */
   form?: z.ZodType;
   handle(call: Call<unknown, unknown>): Reply | Promise<Reply>;
@@ -60,9 +63,9 @@ const TASK_PATH = /^(\/v1\/queue\/)(TASK-[\w-]+)((?:\/[a-z]+)?)$/;
 export function mount(
   router: Router,
   routes: readonly Route[],
-  deps: { auth: Auth; log: Logger; maxBodyBytes: number },
+  deps: { auth: Auth; log: Logger; maxBodyBytes: number; maxAnswerBytes: number },
 ): (req: IncomingMessage, res: ServerResponse) => boolean {
-  const { auth, log, maxBodyBytes } = deps;
+  const { auth, log, maxBodyBytes, maxAnswerBytes } = deps;
   const direct = new Map<
     string,
     (req: IncomingMessage, res: ServerResponse, params: Record<string, string>) => unknown
@@ -81,7 +84,7 @@ export function mount(
         let text = '';
         let body: unknown;
         if (one.body) {
-          text = await readBody(req, maxBodyBytes);
+          text = await readBody(req, one.bringsAnswers ? maxAnswerBytes : maxBodyBytes);
           // A body of which everything may be left out may be left out itself.
           const none = text === '' && one.body.safeParse(undefined).success;
           body = validate(one, one.body, none ? undefined : parseJson(text), 'the body');
@@ -150,8 +153,9 @@ export function send(res: ServerResponse, reply: NonNullable<Reply>): void {
   if (res.headersSent) return;
   const text = reply.text ?? (reply.json === undefined ? undefined : JSON.stringify(reply.json));
   const status = reply.status ?? (text === undefined ? 204 : 200);
+  const headers = heededRetryAfter(reply.headers);
   if (text === undefined || status === 204 || status === 205 || status === 304) {
-    res.writeHead(status, { ...idHeaders(res), ...reply.headers }).end();
+    res.writeHead(status, { ...idHeaders(res), ...headers }).end();
     return;
   }
   res
@@ -159,7 +163,7 @@ export function send(res: ServerResponse, reply: NonNullable<Reply>): void {
       'Content-Type': 'application/json; charset=utf-8',
       'Content-Length': Buffer.byteLength(text),
       ...idHeaders(res),
-      ...reply.headers,
+      ...headers,
     })
     .end(text);
 }

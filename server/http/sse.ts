@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
+import { heededRetryAfter } from './retry-after.ts';
 import { idHeaders } from './route.ts';
 
 const KEEP_ALIVE_MS = 15_000;
@@ -11,7 +12,7 @@ export function openSse(res: ServerResponse, headers: Record<string, string>) {
     'Cache-Control': 'no-cache',
     'X-Accel-Buffering': 'no',
     ...idHeaders(res),
-    ...headers,
+    ...heededRetryAfter(headers),
   });
   res.flushHeaders();
   const timer = setInterval(() => res.write(':\n\n'), KEEP_ALIVE_MS);

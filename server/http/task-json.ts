@@ -31,6 +31,7 @@ function taskJson(
     priority?: number;
     run_at?: number | undefined;
     attempts?: readonly Attempt[] | undefined;
+    headers?: string | null;
   },
 ): string {
   const fields = JSON.stringify({
@@ -57,8 +58,9 @@ function taskJson(
     attempts: more.attempts?.map((one) => ({ ...one, ended_at: one.ended_at ?? 0 })),
   });
   const metadata = task.metadata === null ? '' : `,"metadata":${task.metadata}`;
+  const headers = more.headers ? `,"headers":${more.headers}` : '';
   const result = more.result === null ? '' : `,"result":${more.result}`;
-  return `${fields.slice(0, -1)}${metadata},"data":${task.data}${result}}`;
+  return `${fields.slice(0, -1)}${metadata}${headers},"data":${task.data}${result}}`;
 }
 
 /** A take's answer: lanes with tasks, in the order in which they were asked for. Tasks say `waiting` there, as in Bella's documents. */
@@ -68,7 +70,14 @@ export function takenJson(tasks: readonly TakenTask[], lanes: readonly string[])
     .sort((a, b) => a - b)
     .map((turn) => {
       const rows = (byLane.get(turn) as TakenTask[]).map((task) =>
-        taskJson(task, { status: 'waiting', mode: task.mode, running_time: 0, completed_time: 0, result: null }),
+        taskJson(task, {
+          status: 'waiting',
+          mode: task.mode,
+          running_time: 0,
+          completed_time: 0,
+          result: null,
+          headers: task.headers,
+        }),
       );
       return `${JSON.stringify(lanes[turn - 1])}:[${rows.join(',')}]`;
     });

@@ -1,8 +1,11 @@
+import type { z } from 'zod';
 import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { AddressRule } from '../callbacks/address.ts';
+import type { Answer } from '../db/end-tasks.ts';
 import { findEvent } from '../db/events.ts';
 import type { Database } from '../db/open.ts';
 import { listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
+import { answerHeaders } from '../protocol/answer-headers.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
 import { parseBatchId, parseTaskId } from '../protocol/ids.ts';
 import { elementTexts, memberTexts } from '../protocol/json.ts';
@@ -32,8 +35,15 @@ import { statusJson, takenJson } from './task-json.ts';
 
 const MAX_INT = 2 ** 31 - 1;
 
-export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule; stopping: AbortSignal }): Route[] {
+export function taskRoutes(deps: {
+  db: Database;
+  tasks: Tasks;
+  rule: AddressRule;
+  stopping: AbortSignal;
+  maxAnswerBytes: number;
+}): Route[] {
   const { db, tasks, rule, stopping } = deps;
+  const told = { 'X-TASKLANE-MAX-ANSWER-BYTES': String(deps.maxAnswerBytes) };
   stopping.addEventListener('abort', tasks.wakeOver);
 
   /** The task, if the caller may see it: a client only its tenant's. Throws 404. */
@@ -137,7 +147,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
           if (signal.aborted) void tasks.giveBack(taken);
           else signal.addEventListener('abort', () => void tasks.giveBack(taken), { once: true });
         }
-        return { text: takenJson(taken, body.queues) };
+        return { text: takenJson(taken, body.queues), headers: told };
       },
     }),
     route({
@@ -145,6 +155,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       path: '/v1/queue/complete',
       summary: 'Answer up to 1,000 tasks, each on its own',
       roles: ['worker'],
+      bringsAnswers: true,
       body: completesBody,
       async handle({ body, text }) {
         const texts = elementTexts(memberTexts(text).get('results') as string);
@@ -166,6 +177,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       path: '/v1/queue/:id/complete',
       summary: 'Answer a task',
       roles: ['worker'],
+      bringsAnswers: true,
       body: completeBody,
       async handle({ body, text, params }) {
         const refused = await tasks.end.complete(answerOf(idOf(params.id), body, text));
@@ -306,17 +318,15 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
   ];
 }
 
-function answerOf(
-  id: string,
-  result: { status_code: number; request_id?: string | null | undefined; attempt?: number | null | undefined },
-  text: string,
-) {
+function answerOf(id: string, result: z.infer<typeof completeBody>, text: string): Answer {
+  const headers = answerHeaders(result.headers ?? {});
   return {
     id,
     attempt: result.attempt ?? null,
     statusCode: result.status_code,
     requestId: result.request_id ?? null,
     body: memberTexts(text).get('body') as string,
+    headers: headers ? JSON.stringify(headers) : null,
   };
 }
 

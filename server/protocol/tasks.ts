@@ -135,6 +135,8 @@ const answer = {
   status_code: z.int().min(200).max(599),
   request_id: shortText(256).nullish(),
   body: z.unknown(),
+  /** What the model server said besides; of these, those that go on to the client are kept. */
+  headers: z.record(z.string(), z.unknown()).nullish(),
   attempt,
 };
 export const completeBody = z.object(answer);

@@ -42,8 +42,8 @@ const message = z.object({
   keys: z.boolean().default(false),
   hello: z.boolean().default(false),
 });
-/** An id, outcome, status code and body. */
-const answer = z.tuple([z.string(), z.enum(['succeeded', 'failed']), z.number(), z.string()]);
+/** An id, outcome, status code, body and headers. */
+const answer = z.tuple([z.string(), z.enum(['succeeded', 'failed']), z.number(), z.string(), z.string().nullable()]);
 type Wake = z.infer<typeof message>['wake'][number];
 
 export type BusHandlers = {
@@ -181,8 +181,8 @@ export async function startBus(options: {
       [answerChannel](text) {
         const heard = parse(answer, text);
         if (!heard) return;
-        const [id, outcome, status_code, body] = heard;
-        handlers.answered(id, { outcome, status_code, body });
+        const [id, outcome, status_code, body, headers] = heard;
+        handlers.answered(id, { outcome, status_code, body, headers });
       },
     },
     onReady() {

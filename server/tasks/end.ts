@@ -49,7 +49,7 @@ export function createEnd(options: {
     if (lines) onLines();
   };
   const announceUnanswered = (ended: readonly EndedTask[], outcome: keyof typeof UNANSWERED) =>
-    announce(ended, () => ({ outcome, status_code: UNANSWERED[outcome], body: null }));
+    announce(ended, () => ({ outcome, status_code: UNANSWERED[outcome], body: null, headers: null }));
 
   const complete = createCoalescer<Answer, Completed>({
     bytes: (answer) => answer.body.length,
@@ -60,8 +60,8 @@ export function createEnd(options: {
       announce(
         done.map(([, row]) => row),
         (index) => {
-          const { statusCode, body } = answers[(done[index] as [number, Completed])[0]] as Answer;
-          return { outcome: statusCode < 300 ? 'succeeded' : 'failed', status_code: statusCode, body };
+          const { statusCode, body, headers } = answers[(done[index] as [number, Completed])[0]] as Answer;
+          return { outcome: statusCode < 300 ? 'succeeded' : 'failed', status_code: statusCode, body, headers };
         },
       );
       return rows;

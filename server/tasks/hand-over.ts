@@ -83,6 +83,7 @@ function takenTask(task: NewTask, row: PutRow, sleeper: Poller, instance: string
     callback_url: task.callbackUrl,
     metadata: metadata === undefined ? null : JSON.stringify(metadata),
     tops_up: null,
+    headers: task.headers,
     data: task.data,
     more: false,
   };

@@ -38,16 +38,17 @@ export function newTask(
     model: typeof put.data.model === 'string' ? put.data.model : null,
     data: memberTexts(text).get('data') as string,
     options: Object.values(options).some((value) => value !== undefined) ? JSON.stringify(options) : null,
+    headers: null,
   };
 }
 
 /** The live task that a request to a model is: its whole body is the task's data. */
 export function newRequest(
-  request: { endpoint: string; model: string; stream: boolean; text: string },
+  request: { endpoint: string; model: string; stream: boolean; text: string; headers: string | null },
   who: { tenantId: number; keyId: number | null },
   key: string | undefined,
 ): NewTask {
-  const { endpoint, model, stream, text } = request;
+  const { endpoint, model, stream, text, headers } = request;
   const mode = stream ? 'streaming' : 'blocking';
   // The same body at another endpoint is another request.
   const options = key !== undefined && { idempotency_key: key, body_hash: hashOf(text, endpoint) };
@@ -65,6 +66,7 @@ export function newRequest(
     model,
     data: text,
     options: options ? JSON.stringify(options) : null,
+    headers,
   };
 }
 

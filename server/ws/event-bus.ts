@@ -17,13 +17,17 @@ const CLOSE_MS = 5000;
 const AT_ONCE = 500;
 /** A socket that sends faster than events are stored is read no further until it has caught up. */
 const MAX_WAITING = 5000;
+const MAX_WAITING_LENGTH = 8 * 1024 * 1024;
 
 /** The event bus: workers send events over a WebSocket, and clients follow the feed, one JSON a frame; each frame is answered, in order. */
-export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks; log: Logger; maxBodyBytes: number }) {
+export function attachEventBus(
+  server: Server,
+  deps: { auth: Auth; tasks: Tasks; log: Logger; maxAnswerBytes: number },
+) {
   const { auth, tasks, log } = deps;
   const sockets = new WebSocketServer({
     noServer: true,
-    maxPayload: deps.maxBodyBytes,
+    maxPayload: deps.maxAnswerBytes,
     perMessageDeflate: false,
     handleProtocols: (offered) => (offered.has(PROTOCOL) ? PROTOCOL : false),
   });
@@ -104,7 +108,7 @@ export function attachEventBus(server: Server, deps: { auth: Auth; tasks: Tasks;
       const text = frame.toString();
       waiting.push(text);
       waitingBytes += text.length;
-      if (waiting.length >= MAX_WAITING || waitingBytes >= deps.maxBodyBytes) socket.pause();
+      if (waiting.length >= MAX_WAITING || waitingBytes >= MAX_WAITING_LENGTH) socket.pause();
       if (!busy) void drain();
     });
     socket.on('pong', () => {

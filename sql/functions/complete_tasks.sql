@@ -1,6 +1,6 @@
 create or replace function tasklane.complete_tasks(
   p_ids bigint[], p_attempts int[], p_status_codes int[], p_request_ids text[], p_bodies text[],
-  p_teller int default null
+  p_teller int default null, p_headers text[] default null
 ) returns table (ord int, id bigint, verdict text, task_id text, lane text, mode tasklane.response_mode, instance_id int, has_callback boolean, limited boolean,
                  told boolean)
 language plpgsql set search_path = tasklane
@@ -10,6 +10,7 @@ set plan_cache_mode = force_generic_plan as $$
 -- runs; null is whichever runs.
 -- p_teller: the server that calls, if others are to be told with this commit of the ends that somebody may wait for there; for calls of few answers,
 -- since commits that notify follow one another.
+-- p_headers: what goes on of the model servers' headers, a JSON object an answer; null: none.
 -- Returns  a row an answer, in order; told: other servers know (true or null). verdict: completed; repeated (this attempt, or none given, has ended the task with the same status and
 --          body already: nothing to do); unknown; else why not: a state (waiting, running for a stale attempt, expired, …).
 -- Touches  running (delete) and what end_tasks does. The first result of a task stays.
@@ -38,7 +39,7 @@ begin
     ) r
   )
   select array_agg((l.id, now(), l.taken_at, case when p_status_codes[l.ord] between 200 and 299 then 'succeeded' else 'failed' end::outcome, l.attempt,
-                    p_status_codes[l.ord], p_request_ids[l.ord], l.worker, p_bodies[l.ord]::json, null)::result order by l.id) filter (where l.expires_at > now()),
+                    p_status_codes[l.ord], p_request_ids[l.ord], l.worker, p_bodies[l.ord]::json, p_headers[l.ord]::json)::result order by l.id) filter (where l.expires_at > now()),
          coalesce(array_agg(l.ord order by l.id) filter (where l.expires_at > now()), '{}'),
          array_agg(l.id) filter (where l.expires_at > now()), array_agg(l.id) filter (where l.expires_at <= now())
     into v_ended, v_ords, v_done, v_late

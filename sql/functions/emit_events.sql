@@ -42,7 +42,7 @@ begin
     insert into event_stage (id, attempt, type, status, data)
     select n.id, n.running_attempt, 'progress', 'running',
            json_build_object('event_id', coalesce(n.event_id, n.seq::text), 'event_name', n.name, 'event_data', n.data::json)
-    from numbered n where n.lives and v_recording order by n.ord
+    from numbered n where n.lives and v_recording and n.name <> 'response-headers' order by n.ord
   )
   select n.ord::int, n.id, case when n.held then 'stored' else coalesce(task_state(n.id), 'unknown') end, n.seq::int,
          n.running_attempt, t.mode, t.instance_id

@@ -42,10 +42,10 @@ language plpgsql set search_path = tasklane as $$
 declare
   v_channel text := (select i.answer_channel from instance i where i.instance_id = p_instance_id);
 begin
-  if v_channel is null or octet_length(p_result.body::text) > 3500 then
+  if v_channel is null or octet_length(p_result.body::text) + coalesce(octet_length(p_result.headers::text), 0) > 3500 then
     return announce_ended(p_result.id, p_from);
   end if;
-  perform pg_notify(v_channel, json_build_array(p_result.id::text, p_result.outcome, p_result.status_code, p_result.body::text)::text);
+  perform pg_notify(v_channel, json_build_array(p_result.id::text, p_result.outcome, p_result.status_code, p_result.body::text, p_result.headers::text)::text);
   return true;
 end
 $$;

@@ -19,7 +19,7 @@ create or replace function tasklane.put_tasks(
   p_data text[], p_instance_id int default null, p_models text[] default null, p_options text[] default null,
   p_key_seconds int default 86400,
   p_taker_lanes text[] default null, p_taker_workers text[] default null, p_taker_leases int[] default null, p_taker_attempts int[] default null,
-  p_awaited text[] default null
+  p_awaited text[] default null, p_headers text[] default null
 ) returns table (ord int, id bigint, task_id text, lane text, rank smallint, state text, code text, message text, retry_after int,
                  ak text, endpoint text, created_at timestamptz, expires_at timestamptz, told boolean)
 language plpgsql set search_path = tasklane set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
@@ -34,6 +34,7 @@ language plpgsql set search_path = tasklane set enable_seqscan = off set plan_ca
 -- one commit. The caller knows of nothing that waits in the lane.
 -- p_awaited: lanes in which takes sleep at other servers. Those are told, with this commit, of what comes to wait there; for calls of few tasks, since
 -- commits that notify follow one another.
+-- p_headers: JSON objects of what goes on of the requests' headers to the model server, null for none.
 -- Items of one group (p_groups) stand or fall together; other groups are not touched by a refusal.
 -- Returns  a row an item, in order: the id, where it waits and its state (waiting, deferred; repeated: its key had put this task before; running:
 --          it has been handed to its taker, and only then are ak, endpoint and the times set, as take_tasks gives them); told: other servers know
@@ -93,13 +94,14 @@ begin
     cross join lateral (select case when p_options[r.ord] is not null then run_at_of(p_options[r.ord]::json) end as run_at offset 0) o
   ), put_task as (
     insert into task (id, created_at, expires_at, lane_id, tenant_id, key_id, instance_id, mode, rank, callback_url, trace_id, data,
-                      max_attempts, retry, metadata)
+                      max_attempts, retry, metadata, headers)
     select i.id, now(), i.expires_at, i.lane_id, p_tenant_ids[i.ord], p_key_ids[i.ord],
            case when i.mode in ('blocking', 'streaming') then p_instance_id end, i.mode, i.rank, p_callback_urls[i.ord], p_trace_ids[i.ord],
            p_data[i.ord]::json,
            case when p_options[i.ord] is not null then (p_options[i.ord]::json ->> 'max_attempts')::int end,
            case when p_options[i.ord] is not null then p_options[i.ord]::json -> 'retry' end,
-           case when p_options[i.ord] is not null then p_options[i.ord]::json -> 'metadata' end
+           case when p_options[i.ord] is not null then p_options[i.ord]::json -> 'metadata' end,
+           p_headers[i.ord]::json
     from item i
   ), put_ready as (
     insert into ready (id, expires_at, lane_id, attempt, rank, online, ages_at)

@@ -76,7 +76,7 @@ end
 $$;
 
 create or replace function tasklane.read_endings(p_ids bigint[])
-returns table (id bigint, outcome tasklane.outcome, attempt int, status_code smallint, body text, envelope text)
+returns table (id bigint, outcome tasklane.outcome, attempt int, status_code smallint, body text, envelope text, headers text)
 language plpgsql stable set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
@@ -90,7 +90,7 @@ begin
   select min(i.id), max(i.id) into v_first, v_last from unnest(p_ids) i(id);
   return query
   select i.id, (e.result).outcome, (e.result).attempt, (e.result).status_code, (e.result).body::text,
-         result_envelope(e.result, print_task_id(t.id, l.queue_id, l.level, t.mode))::text
+         result_envelope(e.result, print_task_id(t.id, l.queue_id, l.level, t.mode))::text, (e.result).headers::text
   from unnest(p_ids) i(id)
   cross join lateral (select r as result from result r where r.id = i.id and r.id between v_first and v_last limit 1) e
   cross join lateral (select t.id, t.lane_id, t.mode from task t where t.id = i.id and t.id between v_first and v_last limit 1) t

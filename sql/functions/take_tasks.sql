@@ -88,7 +88,7 @@ create or replace function tasklane.take_tasks(
 ) returns table (
   request int, turn int, id bigint, rank smallint, task_id text, attempt int, ak text, instance text,
   endpoint text, queue text, level smallint, mode tasklane.response_mode, created_at timestamptz, expires_at timestamptz,
-  batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text, more boolean
+  batch_id text, trace_id text, custom_id text, callback_url text, metadata text, tops_up int, data text, more boolean, headers text
 )
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set join_collapse_limit = 1 set jit = off
@@ -293,7 +293,7 @@ begin
          n.instance, q.endpoint, q.queue, l.level, t.mode, t.created_at, t.expires_at, print_batch_id(t.batch_id), t.trace_id, t.custom_id,
          t.callback_url, t.metadata::text, case when t.mode = 'batch' and t.id >= l.top_up_at then l.lane_id end,
          case when u.dealt = 1 or sum(octet_length(t.data::text)) over (order by u.dealt) <= 32 * 1024 * 1024 then t.data::text end,
-         v_left
+         v_left, t.headers::text
   from unnest(v_ids, v_attempts, v_ranks, v_taken_turns) with ordinality as u(id, attempt, rank, turn, dealt)
   cross join lateral (select * from task t where t.id = u.id and t.id between v_first and v_last_id limit 1) t
   join lane l on l.lane_id = t.lane_id

@@ -18,7 +18,7 @@ import { type Json, ownDatabase, startServer, until } from '../support/server.ts
 import { startProxy } from './proxy.ts';
 
 const CHAT = '/v1/chat/completions';
-const server = await startServer({ env: { TASKLANE_MAX_BODY_BYTES: '200000' } });
+const server = await startServer({ env: { TASKLANE_MAX_ANSWER_BYTES: '200000' } });
 const client = createClient({ baseUrl: server.url, apiKey: server.adminKey });
 after(() => server.stop());
 

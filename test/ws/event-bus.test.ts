@@ -14,7 +14,7 @@ let clientKey: string;
 const sockets: WebSocket[] = [];
 
 before(async () => {
-  server = await startServer({ env: { TASKLANE_MAX_BODY_BYTES: '2000000' } });
+  server = await startServer({ env: { TASKLANE_MAX_ANSWER_BYTES: '2000000' } });
   [workerKey, clientKey] = await Promise.all([server.key('worker'), server.key('client')]);
   await server.request('POST', '/v1/queue/register', { queue: 'q', endpoint: CHAT });
 });
