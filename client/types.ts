@@ -50,6 +50,8 @@ export type Attempt = {
   taken_at: number;
   ended_at: number;
   reason: string | null;
+  /** It counted for nothing: the model server refused the task so often, one time after the other. */
+  refusals?: number;
 };
 
 export type Task<Data = Record<string, unknown>, Body = unknown> = {
@@ -134,6 +136,12 @@ export type FeedEvent = {
 export type QueueSettings = {
   lease_seconds?: number | undefined;
   max_attempts?: number | undefined;
+  /** How often a live task whose client waits is tried, where the model server fails it. */
+  live_attempts?: number | undefined;
+  /** How long such a task goes on when the model server refuses it again and again. */
+  live_refusal_seconds?: number | undefined;
+  /** The same for any other task. */
+  refusal_seconds?: number | undefined;
   retry?: Retry | undefined;
   /** null: no limit, as in all that follow. */
   max_depth?: number | null | undefined;
@@ -149,6 +157,9 @@ export type Queue = {
   endpoint: string;
   lease_seconds: number;
   max_attempts: number;
+  live_attempts: number;
+  live_refusal_seconds: number;
+  refusal_seconds: number;
   retry: Required<Retry>;
   max_depth: number | null;
   max_running: number | null;

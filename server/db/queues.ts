@@ -6,6 +6,9 @@ export type Queue = {
   endpoint: string;
   lease_seconds: number;
   max_attempts: number;
+  live_attempts: number;
+  live_refusal_seconds: number;
+  refusal_seconds: number;
   retry_initial_seconds: number;
   retry_factor: number;
   retry_max_seconds: number;
@@ -44,8 +47,8 @@ export async function deleteQueue(db: Database, queue: string): Promise<void> {
 /** All queues by name, or the one named. */
 export function readQueues(db: Database, queue: string | null = null) {
   return db.query<Queue>(sql.unsafe`
-    select queue, endpoint, lease_seconds, max_attempts, retry_initial_seconds, retry_factor, retry_max_seconds, retry_jitter, max_depth,
-           max_running, aging_seconds, retention_seconds, max_completed_tasks, paused
+    select queue, endpoint, lease_seconds, max_attempts, live_attempts, live_refusal_seconds, refusal_seconds, retry_initial_seconds, retry_factor,
+           retry_max_seconds, retry_jitter, max_depth, max_running, aging_seconds, retention_seconds, max_completed_tasks, paused
     from tasklane.queue where deleted_at is null and (${queue}::text is null or queue = ${queue}) order by queue`);
 }
 

@@ -40,6 +40,8 @@ export type Attempt = {
   /** null: it runs. */
   ended_at: number | null;
   reason: string | null;
+  /** It counted for nothing: the model server refused the task so often. */
+  refusals: number | null;
 };
 
 /** A task's attempts, the first one first. */
@@ -83,6 +85,8 @@ export type Ending = {
   attempt: number;
   status_code: number;
   body: string | null;
+  /** JSON of what goes on of the answer's headers. */
+  headers: string | null;
   envelope: string;
 };
 

@@ -72,9 +72,8 @@ export async function answerStreaming(
         await sse.send({ id: eventId ?? String(seq), name, data: minifyJson(data ?? 'null') });
       } else {
         ended = true;
-        const { outcome, envelope } = news.ending;
-        const answered = outcome === 'succeeded' || outcome === 'failed';
-        await sse.send({ name: answered ? 'completion' : 'error', data: minifyJson(envelope) });
+        const { body, envelope } = news.ending;
+        await sse.send({ name: body === null ? 'error' : 'completion', data: minifyJson(envelope) });
       }
     }
   } finally {

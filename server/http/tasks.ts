@@ -1,6 +1,7 @@
 import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { AddressRule } from '../callbacks/address.ts';
 import { findEvent } from '../db/events.ts';
+import type { LastAnswer } from '../db/lease-tasks.ts';
 import type { Database } from '../db/open.ts';
 import { listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
@@ -17,6 +18,7 @@ import {
   purgeQuery,
   putBody,
   putsBody,
+  type ReleaseBody,
   releaseBody,
   replayBody,
   takeBody,
@@ -198,13 +200,14 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       summary: 'Give a running task back, to be tried again later',
       roles: ['worker'],
       body: releaseBody,
-      async handle({ params, body }) {
+      async handle({ params, body, text }) {
         const refused = await tasks.release({
           id: idOf(params.id),
           attempt: body.attempt ?? null,
           delaySeconds: body.delay_seconds ?? null,
           reason: body.reason || null,
           begun: body.begun,
+          answer: body.answer ? lastAnswerOf(body.answer, memberTexts(text).get('answer') as string) : null,
         });
         if (refused) throw refused;
         return { json: params.id };
@@ -317,6 +320,15 @@ function answerOf(
     statusCode: result.status_code,
     requestId: result.request_id ?? null,
     body: memberTexts(text).get('body') as string,
+  };
+}
+
+function lastAnswerOf(answer: NonNullable<ReleaseBody['answer']>, text: string): LastAnswer {
+  return {
+    statusCode: answer.status_code,
+    requestId: answer.request_id || null,
+    body: memberTexts(text).get('body') ?? 'null',
+    headers: answer.headers ? JSON.stringify(answer.headers) : null,
   };
 }
 

@@ -29,5 +29,8 @@ export const shortText = (max: number) =>
     .string()
     .max(max)
     .refine((text) => !text.includes('\0'), 'must not contain a NUL character');
+/** What a worker or a model server says: made so that it can be stored, rather than refused. */
+export const saidText = (max: number) =>
+  mapped(z.string(), (text) => text.slice(0, max).replaceAll('\0', '\ufffd').toWellFormed());
 export const endpointName = shortText(256).min(1);
 export const modelName = shortText(256).min(1);

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { endpointName, laneName, level, mapped, optional, queueName, shortText } from './names.ts';
+import { answerHeaders } from './answer-headers.ts';
+import { endpointName, laneName, level, mapped, optional, queueName, saidText, shortText } from './names.ts';
 import { maxAttempts, retry } from './queues.ts';
 
 const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'] as const;
@@ -120,16 +121,26 @@ export const heartbeatBody = z.object({
   lease_seconds: z.int().min(1).max(86_400).nullish(),
 });
 
+/** What the model server answered to the last call: no 2xx, or it would have completed the task. */
+const lastAnswer = z.object({
+  status_code: z.int().min(400).max(599),
+  request_id: saidText(256).nullish(),
+  body: z.unknown().optional(),
+  headers: answerHeaders.nullish(),
+});
+
 export const releaseBody = z
   .object({
     /** null: the backoff decides. */
     delay_seconds: z.number().min(0).max(MAX_DELAY).nullish(),
-    reason: shortText(512).nullish(),
+    reason: saidText(512).nullish(),
     attempt,
     /** false: nothing was done for the task, so the attempt does not count; without a delay it waits where it was. */
     begun: optional(z.boolean(), true),
+    answer: lastAnswer.nullish(),
   })
   .prefault({});
+export type ReleaseBody = z.output<typeof releaseBody>;
 
 const answer = {
   status_code: z.int().min(200).max(599),

@@ -142,7 +142,7 @@ begin
         union all select 'moved', m.* from make_ready(v_moved) m) w;
   return query
   select v.outcome::text, e.id, e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited, null::smallint, null::timestamptz
-  from end_tasks(v_ended) e join unnest(v_ended) with ordinality as v(id, completed_at, taken_at, outcome, attempt, status_code, request_id, worker, body, nth)
+  from end_tasks(v_ended) e join unnest(v_ended) with ordinality as v(id, completed_at, taken_at, outcome, attempt, status_code, request_id, worker, body, headers, nth)
     on v.nth = e.nth;
   return query
   select 'freed', null::bigint, null::text, q.queue || ':' || l.level, null::response_mode, null::int, null::boolean,

@@ -16,6 +16,7 @@ const BOUND = {
   sweep: 150,
   extend: 150,
   release: 250,
+  refuse: 350,
   priority: 300,
 };
 const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'];
@@ -176,6 +177,20 @@ function guard(session: Session, hints: Hints): void {
           delay,
         ]),
       ));
+
+  test('so does one that is refused again', () =>
+    assertBounded('refuse', async () => {
+      const id = await running();
+      const refuse = `select * from tasklane.release_tasks(array[$1::bigint], null, array[3600], null, array[false], array[429], array[null],
+        array['{}'], array[null])`;
+      await session.run(refuse, [id]);
+      await session.run('update tasklane.deferred set run_at = now() where id = $1', [id]);
+      await session.run('select tasklane.sweep_due()');
+      await session.take(LANES, hints);
+      const count = await touched(session, refuse, [id]);
+      assert.equal(await session.value('select refusals from tasklane.task_attempt where id = $1', [id]), 2);
+      return count;
+    }));
 
   test('so does changing the priority of a waiting task', () =>
     assertBounded('priority', async () =>

@@ -68,6 +68,9 @@ export function define(command: Command, act: Act): void {
 type SettingOptions = {
   lease?: number;
   maxAttempts?: number;
+  liveAttempts?: number;
+  liveRefusal?: number;
+  refusal?: number;
   retryInitial?: number;
   retryFactor?: number;
   retryMax?: number;
@@ -88,6 +91,9 @@ function withSettings(command: Command): Command {
   return command
     .option('--lease <seconds>', 'how long a worker has a task, unless it says so itself', integer(1, 86_400))
     .option('--max-attempts <n>', 'how often a task may be tried', integer(1, 100))
+    .option('--live-attempts <n>', 'the same for a live task whose client waits', integer(1, 100))
+    .option('--live-refusal <seconds>', 'how long a live task may be refused', integer(0, 86_400))
+    .option('--refusal <seconds>', 'how long any other task may be refused', integer(0, 2_592_000))
     .option('--retry-initial <seconds>', 'pause before the second attempt', seconds)
     .option('--retry-factor <factor>', 'by which it grows from attempt to attempt', seconds)
     .option('--retry-max <seconds>', 'the longest pause', seconds)
@@ -110,6 +116,9 @@ function settingsOf(options: SettingOptions): QueueSettings {
   return given({
     lease_seconds: options.lease,
     max_attempts: options.maxAttempts,
+    live_attempts: options.liveAttempts,
+    live_refusal_seconds: options.liveRefusal,
+    refusal_seconds: options.refusal,
     retry: Object.keys(retry).length > 0 ? retry : undefined,
     max_depth: limitOf(options.maxDepth),
     max_running: limitOf(options.maxRunning),
@@ -141,7 +150,8 @@ async function show({ client, out }: Context, name: string): Promise<void> {
       ['Endpoint', queue.endpoint],
       ['Paused', queue.paused ? 'yes' : 'no'],
       ['Lease', `${queue.lease_seconds}s`],
-      ['Attempts', queue.max_attempts],
+      ['Attempts', `${queue.max_attempts}, live ${queue.live_attempts}`],
+      ['Refusals', `for ${queue.refusal_seconds}s, live ${queue.live_refusal_seconds}s`],
       [
         'Retry',
         `after ${retry.initial_seconds}s, x ${retry.factor}, at most ${retry.max_seconds}s${retry.jitter ? ', jittered' : ''}`,
