@@ -6,6 +6,7 @@ import { notFound, TasklaneError } from '../protocol/errors.ts';
 import { minifyJson } from '../protocol/json.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import type { Answered } from '../tasks/watchers.ts';
+import { finalHeaders } from './final-headers.ts';
 import { errorReply, type Reply } from './route.ts';
 import { hangUp, openSse } from './sse.ts';
 
@@ -37,7 +38,8 @@ export async function answerBlocking(tasks: Tasks, put: Attended, res: ServerRes
 
 /** The worker's answer to the letter or, where there will be none, why. */
 export function replyOf(res: ServerResponse, taskId: string, how: Answered): NonNullable<Reply> {
-  if (how.body !== null) return { status: how.status_code, headers: { 'X-TASK-ID': taskId }, text: how.body };
+  if (how.body !== null)
+    return { status: how.status_code, headers: { 'X-TASK-ID': taskId, ...finalHeaders(res, how) }, text: how.body };
   const reply = errorReply(res, unanswered(how));
   return { ...reply, headers: { 'X-TASK-ID': taskId, ...reply.headers } };
 }

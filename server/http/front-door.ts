@@ -9,9 +9,6 @@ import { answerChunks, type StreamStyle } from './chunks.ts';
 import { keyOf } from './idempotency-key.ts';
 import { type Route, route } from './route.ts';
 
-const CHUNKS: StreamStyle = { named: false, terminated: true };
-const EVENTS: StreamStyle = { named: true, terminated: false };
-
 /** OpenAI's calls to a model: each puts a live task and answers as its worker does. */
 export function frontDoorRoutes({ db, tasks }: { db: Database; tasks: Tasks }): Route[] {
   const door = (
@@ -39,10 +36,10 @@ export function frontDoorRoutes({ db, tasks }: { db: Database; tasks: Tasks }): 
     });
 
   return [
-    door('/v1/chat/completions', 'Answer a conversation', CHUNKS),
-    door('/v1/responses', 'Answer, by the Responses API', EVENTS),
-    door('/v1/embeddings', 'Turn texts into vectors', CHUNKS),
-    door('/v1/completions', 'Complete a text', CHUNKS),
-    door('/v1/moderations', 'Judge whether texts may be harmful', CHUNKS, moderationRequest),
+    door('/v1/chat/completions', 'Answer a conversation', 'chunks'),
+    door('/v1/responses', 'Answer, by the Responses API', 'events'),
+    door('/v1/embeddings', 'Turn texts into vectors', 'chunks'),
+    door('/v1/completions', 'Complete a text', 'chunks'),
+    door('/v1/moderations', 'Judge whether texts may be harmful', 'chunks', moderationRequest),
   ];
 }

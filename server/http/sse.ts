@@ -28,6 +28,14 @@ export function openSse(res: ServerResponse, headers: Record<string, string>) {
       return write(`${id}event:${event.name}\ndata:${event.data}\n\n`);
     },
     end: () => res.end(),
+    /** Writes a last record, and cuts the connection when that is on its way: a stream that ends looks whole. */
+    async cut(record: string): Promise<void> {
+      clearInterval(timer);
+      const gone = new Promise((resolve) => res.once('close', resolve));
+      const sent = new Promise((resolve) => res.write(record, resolve));
+      await Promise.race([sent, gone]);
+      res.destroy();
+    },
   };
 }
 
