@@ -267,11 +267,3 @@ export async function checkQueue(db: Database, queue: string, endpoint: string):
     select code, message from tasklane.find_route(${queue}, ${endpoint}, null)`);
   if (route?.code) throw new TasklaneError(Number(route.code.slice(2)), route.message);
 }
-
-/** Which of the models have a route for an endpoint. */
-export async function routedModels(db: Database, endpoint: string, models: readonly string[]): Promise<Set<string>> {
-  const rows = await db.query<{ model: string }>(sql.unsafe`
-    select m.model from unnest(${sql.array([...models], 'text')}) m(model) cross join lateral tasklane.find_route(null, ${endpoint}, m.model) f
-    where f.code is null`);
-  return new Set(rows.map((row) => row.model));
-}

@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { readEndpoints } from '../db/models.ts';
 import type { Database } from '../db/open.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import { modelNotFound, modelRequest, moderationRequest } from '../protocol/models.ts';
@@ -27,9 +28,9 @@ export function frontDoorRoutes({ db, tasks }: { db: Database; tasks: Tasks }): 
       async handle({ body: { model, stream }, text, principal, req, res }) {
         const key = keyOf(req);
         const task = newRequest({ endpoint: path, model, stream: stream === true, text }, principal, key);
-        const put = await putAttended(db, tasks, task, key !== undefined).catch((error) => {
+        const put = await putAttended(db, tasks, task, key !== undefined).catch(async (error) => {
           const unrouted = error instanceof TasklaneError && error.openai.code === 'model_not_found';
-          throw unrouted ? modelNotFound(model) : error;
+          throw unrouted ? modelNotFound(model, path, (await readEndpoints(db, [model])).get(model)) : error;
         });
         return stream ? answerChunks(tasks, put, style, res) : answerBlocking(tasks, put, res);
       },

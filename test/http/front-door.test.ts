@@ -81,7 +81,7 @@ describe('a request to a model', { concurrency: true }, () => {
         [429, '7', /^7$/],
         [503, '0.2', /^1$/],
         [429, '3600', /^59$/],
-        [503, inThirty, /^(29|30)$/],
+        [503, inThirty, /^(2\d|30)$/],
         [429, 'soon', /^1$/],
         [503, undefined, /^1$/],
       ] as const
@@ -122,8 +122,12 @@ describe('a request to a model', { concurrency: true }, () => {
 
   test('to a model that has no route is told so, and puts nothing', async () => {
     const embeds = await f.queue(EMBED);
-    for (const model of ['gpt-nothing', embeds]) {
-      const message = `The model '${model}' does not exist or you do not have access to it.`;
+    await f.worker('POST', '/v1/channels', { endpoint: EMBED, model: 'elsewhere', queue: embeds });
+    for (const model of ['gpt-nothing', embeds, 'elsewhere']) {
+      const message =
+        model === 'gpt-nothing'
+          ? `The model '${model}' does not exist or you do not have access to it.`
+          : `The model '${model}' is not served at ${CHAT}, but at ${EMBED}.`;
       for (const stream of [false, true])
         assertOpenAiError(await ask(CHAT, { model, stream }), 404, 'model_not_found', message);
     }
