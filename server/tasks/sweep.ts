@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import type { Database } from '../db/open.ts';
 import { repeat } from '../db/repeat.ts';
-import { type Swept, sweepDue } from '../db/sweep-due.ts';
+import { refuseWaiting, type Swept, sweepDue } from '../db/sweep-due.ts';
 import type { End } from './end.ts';
 import type { Lanes } from './lanes.ts';
 
@@ -14,8 +14,8 @@ const LATE_MS = 10_000;
 const BOTTOM_MS = 60_000;
 
 /**
- * Notices, within a second, leases that lapsed, delays and deadlines that are over, schedules whose tick has come, and that batches are open. Every server
- * tries; one at a time sweeps.
+ * Notices, within a second, leases that lapsed, delays and deadlines that are over, live tasks that a model server refuses for too long, schedules whose
+ * tick has come, and that batches are open. Every server tries; one at a time sweeps.
  */
 export function startSweep(
   db: Database,
@@ -39,6 +39,14 @@ export function startSweep(
     if (of('batches').length > 0) onOpenBatches();
   };
 
+  const refuse = async () => {
+    for (let more = true; more; ) {
+      const rows = await refuseWaiting(db, AT_ONCE);
+      end.announceDead(rows);
+      more = rows.length === AT_ONCE;
+    }
+  };
+
   const sweep = async () => {
     for (let more = true; more; ) {
       if (performance.now() - bottomAt > BOTTOM_MS) {
@@ -47,6 +55,7 @@ export function startSweep(
       }
       const rows = await sweepDue(db, AT_ONCE, since);
       announce(rows);
+      if (rows.some((row) => row.outcome === 'upstreams')) await refuse();
       const done = rows.find((row) => row.outcome === 'swept');
       if (done?.swept_at) since = done.swept_at - LATE_MS;
       // Rows without `swept`: some are left. No rows at all: somebody else sweeps.
