@@ -42,7 +42,7 @@ export type BreakerOptions = {
   /** The longest pause before a probe, where probes go on failing. */
   longestPauseMs: number;
   onState(state: BreakerState, why: string): void;
-  /** One more call may be made. */
+  /** One more call may be made, in the same state. */
   onAdmits(): void;
 };
 
@@ -79,7 +79,6 @@ export function createBreaker({ look, longestPauseMs, onState, onAdmits }: Break
     probes = 0;
     probedAt = Number.NEGATIVE_INFINITY;
     onState(next, why);
-    if (next !== 'open') onAdmits();
   };
 
   /** Looks once a second, whether or not the look before has come back. */

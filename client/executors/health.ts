@@ -4,52 +4,57 @@ import type { NotAnswered } from './reply.ts';
 
 /** One task that fails says little of its server. */
 const FAILING_TASKS = 2;
+/** A refusal among answers is no state. */
+const SETTLED_MS = 1000;
 /** How often refusals and failures are told, each in one line. */
 const SUM_MS = 10_000;
-
-type State = UpstreamReport['state'];
+const LONGEST_MESSAGE = 512;
 
 /** What the calls of an upstream say of it, for those who look; and its refusals and failures in the log, in sum. */
 export function createHealth(host: string, log: Log) {
-  let state: State = 'healthy';
-  let since = Date.now();
+  let wellSince = Date.now();
+  /** Since when nothing went well. */
+  let badSince: number | undefined;
   let last: NotAnswered | undefined;
+  let out: { state: 'away' | 'failing'; since: number } | undefined;
   const failed = new Set<string>();
   const sums = { refused: createSum(log), failed: createSum(log) };
 
-  const become = (next: State) => {
-    if (next === state) return;
-    state = next;
-    since = Date.now();
+  const stateNow = (): Pick<UpstreamReport, 'state' | 'since'> => {
+    if (out !== undefined) return out;
+    if (badSince !== undefined && Date.now() - badSince >= SETTLED_MS) {
+      if (failed.size >= FAILING_TASKS) return { state: 'failing', since: badSince };
+      if (last?.outcome === 'refused') return { state: 'refusing', since: badSince };
+    }
+    return { state: 'healthy', since: wellSince };
   };
 
   return {
-    /** A call went well, or a look where that is all that is known. */
+    /** A call went well. */
     well(): void {
+      if (badSince !== undefined) wellSince = Date.now();
       failed.clear();
-      last = undefined;
-      become('healthy');
+      badSince = last = out = undefined;
     },
     /** A call was refused, or it failed. */
     badly(taskId: string, error: NotAnswered): void {
       last = error;
-      sums[error.outcome].add((count) => `${host} ${error.outcome} ${count}: ${error.message}`);
+      badSince ??= Date.now();
       if (error.outcome === 'failed' && failed.size < FAILING_TASKS) failed.add(taskId);
-      if (state === 'away') return;
-      if (failed.size >= FAILING_TASKS) become('failing');
-      else if (error.outcome === 'refused' && state === 'healthy') become('refusing');
+      sums[error.outcome].add((count) => `${host} ${error.outcome} ${count}: ${error.message}`);
     },
     /** It is not used for now. */
-    out(cause: 'away' | 'failing'): void {
-      become(cause);
+    out(state: 'away' | 'failing'): void {
+      if (out?.state !== state) out = { state, since: Date.now() };
     },
-    /** The last refusal or failure since anything went well. */
+    /** The last refusal or failure, while nothing has gone well since. */
     get last(): NotAnswered | undefined {
       return last;
     },
     get report(): Pick<UpstreamReport, 'state' | 'since' | 'status' | 'message'> {
-      if (state === 'healthy' || last === undefined) return { state, since };
-      return { state, since, status: last.answer.status_code, message: last.message.slice(0, 512) };
+      const now = stateNow();
+      if (now.state === 'healthy' || last === undefined) return now;
+      return { ...now, status: last.answer.status_code, message: last.message.slice(0, LONGEST_MESSAGE) };
     },
     stop(): void {
       for (const sum of Object.values(sums)) sum.stop();

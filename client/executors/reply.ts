@@ -4,6 +4,8 @@ import type { Went } from './breaker.ts';
 
 const LONGEST_RETRY_AFTER_SECONDS = 3600;
 const LONGEST_MESSAGE = 2000;
+/** Of the text of a reply that is no answer: what is longer is no error's words. */
+const LONGEST_ERROR = 65_536;
 const LONGEST_REQUEST_ID = 256;
 
 /** In lower case; those that may come more than once as lists. Node's own type would ask for Node's types of whoever uses the package. */
@@ -57,7 +59,11 @@ export function notAnswered(status: number, headers: ReplyHeaders, text: string)
   const retryAfter = typeof asked === 'string' ? retryAfterOf(new Headers({ 'retry-after': asked })) : undefined;
   const message = `the model server answered ${status}: ${messageOf(parsed(text)) ?? shortened(text)}`;
   return new NotAnswered(outcome, message, {
-    answer: { status_code: status, body: bodyOf(status, text), request_id: requestIdOf({ headers }) },
+    answer: {
+      status_code: status,
+      body: bodyOf(status, text.length > LONGEST_ERROR ? shortened(text) : text),
+      request_id: requestIdOf({ headers }),
+    },
     retryAfter: retryAfter === undefined ? undefined : Math.min(retryAfter, LONGEST_RETRY_AFTER_SECONDS),
     // That there is too much to do is the limit's business.
     went: outcome === 'failed' ? 'badly' : 'unknown',

@@ -46,8 +46,8 @@ export function createUpstream(
     timeoutSeconds: number;
     healthSeconds: number;
     log: Log;
-    /** More calls may begin, without the end of one. */
-    onRoom(): void;
+    /** More calls may begin without the end of one, or it went or came. */
+    onChange(): void;
   },
 ) {
   const { dialect, timeoutSeconds, log } = how;
@@ -58,7 +58,7 @@ export function createUpstream(
     ...(options.apiKey !== undefined && { Authorization: `Bearer ${options.apiKey}` }),
     ...options.headers,
   };
-  const limit = createLimit(options.concurrency ?? how.concurrency, how.onRoom);
+  const limit = createLimit(options.concurrency ?? how.concurrency, how.onChange);
   const health = createHealth(base.host, log);
   const url = dialect.look?.(base);
 
@@ -74,7 +74,7 @@ export function createUpstream(
   const breaker = createBreaker({
     look: url && (async () => void (await look())),
     longestPauseMs: how.healthSeconds * 1000,
-    onAdmits: how.onRoom,
+    onAdmits: how.onChange,
     onState(state, why) {
       if (state === 'open' && !isOut) {
         const said = health.last?.message;
@@ -83,6 +83,8 @@ export function createUpstream(
       if (state === 'closed') log(`${base.host} is used again: ${why}`);
       isOut = state !== 'closed';
       if (isOut) health.out(breaker.cause);
+      else health.well();
+      how.onChange();
     },
   });
   /** In a row. */

@@ -36,10 +36,10 @@ export function upstreamsExecutor(options: UpstreamsOptions, dialect: Dialect): 
     throw new TypeError('upstreams: name at least one, such as { url: "http://127.0.0.1:8000" }');
   const timeoutSeconds = checkSeconds(options.timeoutSeconds ?? 600, 'timeoutSeconds');
   const healthSeconds = checkSeconds(options.healthSeconds ?? 10, 'healthSeconds');
-  let tellCapacity: () => void = () => undefined;
-  const onRoom = () => tellCapacity();
+  let tellChange: () => void = () => undefined;
+  const onChange = () => tellChange();
   const upstreams = options.upstreams.map((one) =>
-    createUpstream(one, { dialect, concurrency, timeoutSeconds, healthSeconds, log, onRoom }),
+    createUpstream(one, { dialect, concurrency, timeoutSeconds, healthSeconds, log, onChange }),
   );
   const failedAt = new Map<string, Upstream>();
   const remember = (taskId: string, upstream: Upstream) => {
@@ -106,8 +106,8 @@ export function upstreamsExecutor(options: UpstreamsOptions, dialect: Dialect): 
   return {
     submit: work,
     remainingCapacity: (queue) => serving(queue).reduce((sum, one) => sum + one.room, 0),
-    onCapacity(tell) {
-      tellCapacity = tell;
+    onChange(tell) {
+      tellChange = tell;
     },
     upstreams: () => upstreams.map((one) => one.report),
     groupOf: (queue) =>

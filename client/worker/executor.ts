@@ -90,8 +90,8 @@ export type TaskExecutor = {
   remainingCapacity?(queue: string): number;
   /** Queues with the same group share their capacity; all do by default. */
   groupOf?(queue: string): string;
-  /** Called once, before the first task: `tell` is to be called when capacity may have come without the end of a task. */
-  onCapacity?(tell: () => void): void;
+  /** Called once, before the first task: `tell` is to be called when capacity has come without the end of a task, and when an upstream goes or comes. */
+  onChange?(tell: () => void): void;
   /** How its upstreams are; told to the server, for those who look why a task waits. */
   upstreams?(): readonly UpstreamReport[];
   /** Whether anything can be done at all; rejects with what is wrong, in words for a person. Called once, before the first take. */
