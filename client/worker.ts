@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { ServerOptions } from './environment.ts';
-import { ApiError, NotFoundError } from './errors.ts';
+import { isFinal, NotFoundError } from './errors.ts';
 import { backoff, createHttp, type Http, sleep } from './http.ts';
 import type { Queue, Strategy, Task } from './types.ts';
 import { createAnswers } from './worker/answers.ts';
@@ -13,6 +13,7 @@ import { createLeases } from './worker/leases.ts';
 import type { Concurrency } from './worker/limit.ts';
 import type { Log } from './worker/log.ts';
 import { createProgress, type Transport } from './worker/progress.ts';
+import { createReport } from './worker/report.ts';
 import { createRoom, queueOf, type Room } from './worker/room.ts';
 import { takeFrom } from './worker/takes.ts';
 
@@ -49,14 +50,12 @@ export type WorkerOptions = ServerOptions & {
   transport?: Transport;
   /** Whether SIGTERM and SIGINT stop it; true by default. */
   handleSignals?: boolean;
-  /** Gets what it has to say, a line at a time. */
+  /** Gets what it has to say, a line at a time; stderr by default. */
   log?: Log;
 };
 
 export type Worker = ReturnType<typeof createWorker>;
 
-/** How often what a worker says of itself may change. */
-const SAY_MS = 5000;
 /** What `stop` gives a take to come back by itself. */
 const HANG_UP_MS = 300;
 /** What `stop` gives the server to take the last answers. */
@@ -74,7 +73,7 @@ export function createWorker(options: WorkerOptions) {
     strategy = 'fifo',
     leaseSeconds = 60,
     drainSeconds = 30,
-    log = () => undefined,
+    log = (line) => void process.stderr.write(`${line}\n`),
   } = options;
   if (options.queues.length === 0) throw new TypeError('queues: name at least one lane, such as "llama3:0"');
   for (const lane of options.queues) {
@@ -118,20 +117,24 @@ export function createWorker(options: WorkerOptions) {
     else room.look();
   };
 
-  // The server keeps what a worker says of itself, at the price of a write whenever it changes.
-  let said = { id, ...(options.name !== undefined && { name: options.name }), capacities: {} };
-  let saidAt = Number.NEGATIVE_INFINITY;
-  const worker = () => {
-    if (Date.now() - saidAt >= SAY_MS) {
-      said = { ...said, capacities: Object.fromEntries(rooms.flatMap((room) => room.capacities())) };
-      saidAt = Date.now();
-    }
-    return said;
+  const who = { id, ...(options.name !== undefined && { name: options.name }) };
+  const look = () => {
+    const upstreams = executor.upstreams?.();
+    return {
+      capacities: Object.fromEntries(rooms.flatMap((room) => room.capacities())),
+      ...(upstreams && { upstreams }),
+    };
   };
+  const report = createReport(http, who, look, log);
+  executor.onChange?.(() => {
+    for (const room of rooms) room.look();
+    report.changed();
+  });
 
   let loops: Promise<void>[] = [];
   const run = () => {
-    const what = { leaseSeconds, endpoint: options.endpoint, worker };
+    const what = { leaseSeconds, endpoint: options.endpoint, worker: report.now };
+    report.start();
     loops = rooms.flatMap((room) => {
       const on = { changes, take: takeInto(room), log, signal: stopping.signal, hangUp: hangUp.signal };
       return room
@@ -159,6 +162,7 @@ export function createWorker(options: WorkerOptions) {
     answers.stop();
     progress.stop();
     leases.stop();
+    report.stop();
     await executor.close?.();
     removeSignalHandlers();
   };
@@ -194,6 +198,7 @@ export function createWorker(options: WorkerOptions) {
         );
         if (options.handlers) checkHandlers(options.handlers, found);
         await executor.check?.();
+        await outlast(() => report.hello(), log, stopping.signal);
       } catch (error) {
         removeSignalHandlers();
         throw error;
@@ -223,16 +228,24 @@ async function find(
   log: Log,
   signal: AbortSignal,
 ): Promise<Queue> {
+  const read = () => http.json<Queue>('GET', `/v1/queue/${name}/metadata`, { signal });
+  try {
+    return await outlast(read, log, signal);
+  } catch (error) {
+    if (!(error instanceof NotFoundError) || endpoint === undefined) throw error;
+    const body = { queue: name, endpoint };
+    await outlast(() => http.json('POST', '/v1/queue/register', { body, signal }), log, signal);
+    return outlast(read, log, signal);
+  }
+}
+
+/** Calls a server that is away again, until `signal` aborts. Throws what no repeat can change. */
+async function outlast<Reply>(call: () => Promise<Reply>, log: Log, signal: AbortSignal): Promise<Reply> {
   for (let failed = 0; ; failed++) {
     try {
-      return await http.json<Queue>('GET', `/v1/queue/${name}/metadata`, { signal });
+      return await call();
     } catch (error) {
-      if (error instanceof NotFoundError && endpoint !== undefined) {
-        await http.json('POST', '/v1/queue/register', { body: { queue: name, endpoint }, signal });
-        continue;
-      }
-      if (error instanceof ApiError && error.status < 500 && error.status !== 429) throw error;
-      if (signal.aborted) throw error;
+      if (isFinal(error) || signal.aborted) throw error;
       if (failed === 0) log(`waits for the server: ${(error as Error).message}`);
       await sleep(backoff(failed), signal);
     }

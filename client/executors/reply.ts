@@ -1,8 +1,11 @@
 import { retryAfterOf } from '../errors.ts';
 import { JsonText, type TaskAnswer } from '../worker/executor.ts';
+import type { Went } from './breaker.ts';
 
 const LONGEST_RETRY_AFTER_SECONDS = 3600;
 const LONGEST_MESSAGE = 2000;
+/** Of the text of a reply that is no answer: what is longer is no error's words. */
+const LONGEST_ERROR = 65_536;
 const LONGEST_REQUEST_ID = 256;
 
 /** In lower case; those that may come more than once as lists. Node's own type would ask for Node's types of whoever uses the package. */
@@ -19,27 +22,33 @@ export type Reply = {
 /** The model server gave no answer to pass on: it refused the request, and has done nothing, or it failed. */
 export class NotAnswered extends Error {
   readonly outcome: 'refused' | 'failed';
+  /** What the task ends with where it is tried no more. */
+  readonly answer: TaskAnswer;
   /** Seconds, as the server asked for. */
   readonly retryAfter: number | undefined;
-  /** It says that the server may be away: there was no connection, or it broke, or the reply was a 5xx. */
-  readonly isOfServer: boolean;
+  /** What it says of the server: `badly` that it may be away, `away` that it is. */
+  readonly went: Went;
 
   constructor(
     outcome: 'refused' | 'failed',
     message: string,
-    more: { retryAfter?: number | undefined; isOfServer?: boolean } = {},
+    more: { answer?: TaskAnswer; retryAfter?: number | undefined; went?: Went } = {},
   ) {
     super(message);
     this.outcome = outcome;
+    this.answer = more.answer ?? { status_code: 502, body: upstreamError(message, 'upstream_broken') };
     this.retryAfter = more.retryAfter;
-    this.isOfServer = more.isOfServer ?? false;
+    this.went = more.went ?? 'unknown';
   }
 }
+
+/** What no other try can change: it is not implemented there. */
+const FINAL = new Set([501, 505, 510]);
 
 /** What a status that is no answer means; undefined for one that is. */
 export function outcomeOf(status: number): 'refused' | 'failed' | undefined {
   if (status === 429 || status === 503 || status === 425) return 'refused';
-  return status >= 500 || status === 408 ? 'failed' : undefined;
+  return (status >= 500 && !FINAL.has(status)) || status === 408 ? 'failed' : undefined;
 }
 
 /** The error of a reply that is no answer. */
@@ -48,25 +57,27 @@ export function notAnswered(status: number, headers: ReplyHeaders, text: string)
   if (outcome === undefined) return undefined;
   const asked = headers['retry-after'];
   const retryAfter = typeof asked === 'string' ? retryAfterOf(new Headers({ 'retry-after': asked })) : undefined;
-  return new NotAnswered(
-    outcome,
-    `the model server answered ${status}: ${messageOf(parsed(text)) ?? shortened(text)}`,
-    {
-      // That there is too much to do is the limit's business.
-      isOfServer: outcome === 'failed',
-      retryAfter: retryAfter === undefined ? undefined : Math.min(retryAfter, LONGEST_RETRY_AFTER_SECONDS),
+  const message = `the model server answered ${status}: ${messageOf(parsed(text)) ?? shortened(text)}`;
+  return new NotAnswered(outcome, message, {
+    answer: {
+      status_code: status,
+      body: bodyOf(status, text.length > LONGEST_ERROR ? shortened(text) : text),
+      request_id: requestIdOf({ headers }),
     },
-  );
+    retryAfter: retryAfter === undefined ? undefined : Math.min(retryAfter, LONGEST_RETRY_AFTER_SECONDS),
+    // That there is too much to do is the limit's business.
+    went: outcome === 'failed' ? 'badly' : 'unknown',
+  });
 }
 
 /** The whole of a reply as an answer: its JSON to the letter. `wrap` makes something of the text of a 2xx without JSON, which else is a failure. */
 export async function answerOf(reply: Reply, wrap?: (text: string) => unknown): Promise<TaskAnswer> {
   let text = '';
   for await (const part of reply.parts) text += part;
-  return { status_code: reply.status, body: bodyOf(reply, text, wrap), request_id: requestIdOf(reply) };
+  return { status_code: reply.status, body: bodyOf(reply.status, text, wrap), request_id: requestIdOf(reply) };
 }
 
-export function requestIdOf({ headers }: Reply): string | undefined {
+export function requestIdOf({ headers }: Pick<Reply, 'headers'>): string | undefined {
   const id = headers['x-request-id'];
   return typeof id === 'string' && id !== '' ? id.slice(0, LONGEST_REQUEST_ID) : undefined;
 }
@@ -86,11 +97,11 @@ export const parsed = (text: string): unknown => {
   }
 };
 
-export const upstreamError = (message: string) => ({
-  error: { message, type: 'upstream_error', param: null, code: 'upstream_error' },
+export const upstreamError = (message: string, code = 'upstream_error') => ({
+  error: { message, type: 'upstream_error', param: null, code },
 });
 
-function bodyOf({ status }: Reply, text: string, wrap: ((text: string) => unknown) | undefined): unknown {
+function bodyOf(status: number, text: string, wrap?: (text: string) => unknown): unknown {
   try {
     return new JsonText(text);
   } catch {

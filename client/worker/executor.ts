@@ -7,6 +7,8 @@ export type TaskAnswer = {
   body: unknown;
   /** Whose request it was, say of the model server; the task's id by default. */
   request_id?: string | undefined;
+  /** Of the model server's reply, by lower-case names: what its client is to see too. */
+  headers?: Record<string, string> | undefined;
 };
 
 export type RetryLater = {
@@ -16,6 +18,24 @@ export type RetryLater = {
   reason?: string | undefined;
   /** false: nothing was done for the task (the model server refused it, say), so the attempt does not count. */
   begun?: boolean | undefined;
+  /** What the model server said. The task ends with it where it is tried no more. */
+  answer?: TaskAnswer | undefined;
+};
+
+/** An upstream as its worker sees it. */
+export type UpstreamReport = {
+  url: string;
+  /** `refusing` and `failing`: nothing else has come from it since. `away`: it is not used until it answers again. */
+  state: 'healthy' | 'refusing' | 'failing' | 'away';
+  /** Epoch milliseconds: since when it is so. */
+  since: number;
+  /** Of its last refusal or failure, where it is not healthy. */
+  status?: number | undefined;
+  message?: string | undefined;
+  in_flight: number;
+  limit: number;
+  /** The only queues it serves; all where there are none. */
+  queues?: readonly string[] | undefined;
 };
 
 /** JSON that is passed on as it is written: `1.0` stays `1.0`. */
@@ -70,6 +90,10 @@ export type TaskExecutor = {
   remainingCapacity?(queue: string): number;
   /** Queues with the same group share their capacity; all do by default. */
   groupOf?(queue: string): string;
+  /** Called once, before the first task: `tell` is to be called when capacity has come without the end of a task, and when an upstream goes or comes. */
+  onChange?(tell: () => void): void;
+  /** How its upstreams are; told to the server, for those who look why a task waits. */
+  upstreams?(): readonly UpstreamReport[];
   /** Whether anything can be done at all; rejects with what is wrong, in words for a person. Called once, before the first take. */
   check?(): Promise<void>;
   /** Called when the worker has stopped. */

@@ -116,7 +116,6 @@ const attempt = z.int().min(1).nullish();
 export const heartbeatBody = z.object({
   tasks: z
     .array(z.object({ task_id: z.string(), attempt }))
-    .min(1)
     .max(MAX_HEARTBEAT),
   lease_seconds: z.int().min(1).max(86_400).nullish(),
 });
