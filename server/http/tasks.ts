@@ -4,6 +4,7 @@ import { findEvent } from '../db/events.ts';
 import type { LastAnswer } from '../db/lease-tasks.ts';
 import type { Database } from '../db/open.ts';
 import { listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
+import { answerHeaders } from '../protocol/answer-headers.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
 import { parseBatchId, parseTaskId } from '../protocol/ids.ts';
 import { elementTexts, memberTexts } from '../protocol/json.ts';
@@ -324,11 +325,12 @@ function answerOf(
 }
 
 function lastAnswerOf(answer: NonNullable<ReleaseBody['answer']>, text: string): LastAnswer {
+  const headers = answerHeaders(answer.headers ?? {});
   return {
     statusCode: answer.status_code,
     requestId: answer.request_id || null,
     body: memberTexts(text).get('body') ?? 'null',
-    headers: answer.headers ? JSON.stringify(answer.headers) : null,
+    headers: headers ? JSON.stringify(headers) : null,
   };
 }
 

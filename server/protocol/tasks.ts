@@ -1,5 +1,4 @@
 import { z } from 'zod';
-import { answerHeaders } from './answer-headers.ts';
 import { endpointName, laneName, level, mapped, optional, queueName, saidText, shortText } from './names.ts';
 import { maxAttempts, retry } from './queues.ts';
 
@@ -114,9 +113,7 @@ export const priorityBody = z.object({ priority });
 const attempt = z.int().min(1).nullish();
 
 export const heartbeatBody = z.object({
-  tasks: z
-    .array(z.object({ task_id: z.string(), attempt }))
-    .max(MAX_HEARTBEAT),
+  tasks: z.array(z.object({ task_id: z.string(), attempt })).max(MAX_HEARTBEAT),
   lease_seconds: z.int().min(1).max(86_400).nullish(),
 });
 
@@ -125,7 +122,7 @@ const lastAnswer = z.object({
   status_code: z.int().min(400).max(599),
   request_id: saidText(256).nullish(),
   body: z.unknown().optional(),
-  headers: answerHeaders.nullish(),
+  headers: z.record(z.string(), z.unknown()).nullish(),
 });
 
 export const releaseBody = z

@@ -208,8 +208,16 @@ describe('a stream', () => {
     const early = await from(chunks([error]));
     assert.equal(early.outcome.later?.reason, 'the model server answered in the stream: CUDA out of memory');
     const late = answered((await from(chunks([choice({ content: 'Hi' }), error]))).outcome);
-    assert.equal(late.status, 502);
-    assert.match(JSON.stringify(late.body), /CUDA out of memory/);
+    assert.deepEqual(late, { status: 500, body: error });
+    assert.deepEqual(early.outcome.later?.answer, { status_code: 500, body: error });
+    const flat = { type: 'error', code: 'oom', message: 'no memory', param: null, sequence_number: 3 };
+    const created = { type: 'response.created', response: {} };
+    assert.deepEqual(answered((await from(chunks([created, flat]), '/v1/responses')).outcome), {
+      status: 502,
+      body: { error: { message: 'no memory', type: 'upstream_error', param: null, code: 'oom' } },
+    });
+    const wordless = answered((await from(chunks([created, { type: 'error' }]), '/v1/responses')).outcome);
+    assert.equal((wordless.body as { error: { code: string } }).error.code, 'upstream_broken');
     const garbled = await from('data: {"choices":\n\n');
     assert.match(garbled.outcome.later?.reason as string, /not JSON/);
   });
