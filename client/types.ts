@@ -79,6 +79,8 @@ export type Task<Data = Record<string, unknown>, Body = unknown> = {
   trace_id?: string;
   custom_id?: string;
   metadata?: Record<string, string>;
+  /** Of a taken task: what goes on of its request's headers to the model server. */
+  headers?: Record<string, string>;
   data: Data;
   /** Once it has ended with an answer. */
   result?: Result<Body>;

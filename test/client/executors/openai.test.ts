@@ -135,11 +135,13 @@ describe('a stream', () => {
     const task = streaming('/v1/chat/completions', asking('hello', { stream_options: { include_usage: true } }));
     const { body } = answered(await work(executor(), task));
     assert.ok(task.events.length > 4);
-    for (const [name, data] of task.events) {
+    const [[headers], ...events] = task.events as [[string, string], ...[string, string][]];
+    assert.equal(headers, 'response-headers', 'the mock has a request id');
+    for (const [name, data] of events) {
       assert.equal(name, 'chunk');
       assert.equal(JSON.parse(data).object, 'chat.completion.chunk');
     }
-    const first = JSON.parse(task.events[0]?.[1] as string);
+    const first = JSON.parse(events[0]?.[1] as string);
     const { id, object, created, model, choices, usage } = body as Record<string, unknown>;
     assert.deepEqual([id, object, created, model], [first.id, 'chat.completion', first.created, 'llama3']);
     const message = { role: 'assistant', content: 'Hi there, friend' };
@@ -161,7 +163,10 @@ describe('a stream', () => {
   test('of the Responses API names its events, and completes with the whole response', async () => {
     const task = streaming('/v1/responses', { model: 'm', input: 'hello' });
     const { body } = answered(await work(executor(), task));
-    assert.equal(task.events[0]?.[0], 'response.created');
+    assert.deepEqual(
+      task.events.slice(0, 2).map(([name]) => name),
+      ['response-headers', 'response.created'],
+    );
     assert.equal(task.events.at(-1)?.[0], 'response.completed');
     const { object, status } = body as Record<string, unknown>;
     assert.deepEqual([object, status], ['response', 'completed']);
