@@ -41,7 +41,7 @@ begin
         select d.ctid from live l cross join lateral (select d.ctid from deferred d where d.id = l.id and (p_outcome <> 'expired' or d.expires_at <= now()) for update) d))
       returning id, null::timestamptz, attempt, null::text
     )
-    select array_agg((g.id, now(), g.taken_at, p_outcome, g.attempt, v_status, null, g.worker, null)::result) into v_more
+    select array_agg((g.id, now(), g.taken_at, p_outcome, g.attempt, v_status, null, g.worker, null, null)::result) into v_more
     from (table from_ready union all table from_running union all table from_deferred) g;
     v_ended := v_ended || v_more;
     exit when cardinality(v_ended) = cardinality(p_ids);
@@ -89,11 +89,11 @@ begin
       select w.ctid from ready w where w.lane_id = v_lane_id order by w.lane_id, w.rank, w.id limit p_limit for update skip locked))
     returning *
   )
-  select coalesce(array_agg((g.id, now(), null, 'cancelled', g.attempt, 499, null, null, null)::result), '{}') into v_ended from gone g;
+  select coalesce(array_agg((g.id, now(), null, 'cancelled', g.attempt, 499, null, null, null, null)::result), '{}') into v_ended from gone g;
   for v_batch_id in select b.batch_id from batch_lane b where b.lane_id = v_lane_id and not b.all_released order by b.batch_id for update loop
     exit when cardinality(v_ended) >= p_limit;
     v_ended := v_ended || array(
-      select (l.id, now(), null, 'cancelled', 0, 499, null, null, null)::result
+      select (l.id, now(), null, 'cancelled', 0, 499, null, null, null, null)::result
       from unnest(release_lines(v_batch_id, v_lane_id, p_limit - cardinality(v_ended))) l(id));
   end loop;
   return query select e.id, e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited from end_tasks(v_ended) e;

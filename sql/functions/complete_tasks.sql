@@ -38,7 +38,7 @@ begin
     ) r
   )
   select array_agg((l.id, now(), l.taken_at, case when p_status_codes[l.ord] between 200 and 299 then 'succeeded' else 'failed' end::outcome, l.attempt,
-                    p_status_codes[l.ord], p_request_ids[l.ord], l.worker, p_bodies[l.ord]::json)::result order by l.id) filter (where l.expires_at > now()),
+                    p_status_codes[l.ord], p_request_ids[l.ord], l.worker, p_bodies[l.ord]::json, null)::result order by l.id) filter (where l.expires_at > now()),
          coalesce(array_agg(l.ord order by l.id) filter (where l.expires_at > now()), '{}'),
          array_agg(l.id) filter (where l.expires_at > now()), array_agg(l.id) filter (where l.expires_at <= now())
     into v_ended, v_ords, v_done, v_late

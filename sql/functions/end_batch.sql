@@ -74,7 +74,7 @@ begin
       and not exists (select from deferred d where d.id = o.id offset 0)
       and not exists (select from lane_ranks(p_lane_id) k(rank) join ready w on w.lane_id = p_lane_id and w.rank = k.rank and w.id = o.id offset 0));
   perform end_tasks(array(
-    select (h.id, now(), null, v_batch.ending::text, 0, case v_batch.ending when 'expired' then 408 else 499 end, null, null, null)::result
+    select (h.id, now(), null, v_batch.ending::text, 0, case v_batch.ending when 'expired' then 408 else 499 end, null, null, null, null)::result
     from unnest(v_held) h(id)));
   -- The batch's row is not touched here: whoever writes its files holds that, and then waits for the lanes.
   if cardinality(v_slice) = p_limit then

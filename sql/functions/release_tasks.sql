@@ -53,7 +53,7 @@ begin
          coalesce(array_agg(j.ord), '{}') as ords,
          array_agg((j.id, j.attempt, j.taken_at, now(), j.worker, j.reason, null)::task_attempt) filter (where j.begun) as history,
          array_agg((j.id, j.attempt, j.taken_at, now(), j.worker, j.reason, null)::task_attempt) filter (where j.begun or j.run_at > now()) as told,
-         array_agg((j.id, now(), j.taken_at, 'dead', j.attempt, 502, null, j.worker, null)::result) filter (where j.is_dead) as dead,
+         array_agg((j.id, now(), j.taken_at, 'dead', j.attempt, 502, null, j.worker, null, null)::result) filter (where j.is_dead) as dead,
          array_agg((j.id, j.expires_at, j.lane_id, j.counted, j.rank, null, null)::ready)
            filter (where not j.is_dead and j.run_at <= now()) as ready,
          array_agg((j.id, j.expires_at, j.run_at, null, j.lane_id, j.counted, j.rank)::deferred)

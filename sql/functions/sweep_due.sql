@@ -60,7 +60,7 @@ begin
     cross join lateral (select * from queue q where q.queue_id = l.queue_id limit 1) q
   )
   select count(*) as found,
-         array_agg((j.id, now(), j.taken_at, j.outcome, j.attempt, case j.outcome when 'dead' then 502 else 408 end, null, j.worker, null)::result)
+         array_agg((j.id, now(), j.taken_at, j.outcome, j.attempt, case j.outcome when 'dead' then 502 else 408 end, null, j.worker, null, null)::result)
            filter (where j.outcome is not null) as ended,
          array_agg((j.id, j.attempt, j.taken_at, now(), j.worker, 'lapsed', null)::task_attempt) filter (where j.outcome is distinct from 'expired') as history,
          array_agg((j.id, j.expires_at, j.lane_id, j.attempt, j.rank, null, null)::ready) filter (where j.outcome is null) as waiting,
@@ -83,7 +83,7 @@ begin
     returning *
   )
   select count(*) as found,
-         array_agg((g.id, now(), null, 'expired', g.attempt, 408, null, null, null)::result) filter (where g.expires_at <= now()) as ended,
+         array_agg((g.id, now(), null, 'expired', g.attempt, 408, null, null, null, null)::result) filter (where g.expires_at <= now()) as ended,
          array_agg((g.id, g.expires_at, g.lane_id, g.attempt, g.rank, null, null)::ready) filter (where g.expires_at > now()) as waiting,
          array_agg(g.id) filter (where g.expires_at > now() and g.attempt > 0) as ids,
          array_agg(g.attempt) filter (where g.expires_at > now() and g.attempt > 0) as attempts
@@ -101,7 +101,7 @@ begin
       order by w.expires_at limit p_limit for update skip locked))
     returning *
   )
-  select count(*) as found, array_agg((g.id, now(), null, 'expired', g.attempt, 408, null, null, null)::result) as ended into v_due from gone g;
+  select count(*) as found, array_agg((g.id, now(), null, 'expired', g.attempt, 408, null, null, null, null)::result) as ended into v_due from gone g;
   v_ended := v_ended || v_due.ended;
   v_full := v_full or v_due.found = p_limit;
 

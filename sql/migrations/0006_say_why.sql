@@ -14,3 +14,7 @@ alter table tasklane.worker
   add host text not null default '',
   add stopped_at timestamptz,                           -- it said good-bye
   add upstreams json;                                   -- as it last said
+
+-- What goes on of the headers: of the answer to the client, of the client's request to the model server. Null: none.
+alter table tasklane.result add headers json;
+alter table tasklane.task add headers json;
