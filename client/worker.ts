@@ -38,7 +38,7 @@ export type WorkerOptions = ServerOptions & {
   prefetch?: number;
   /** In which order tasks come from the live lanes, and from the others; `fifo` by default. */
   strategy?: Strategy;
-  /** After a worker that died its tasks go back in this time; 60 by default. As long as it lives, it extends them. */
+  /** After a worker that died its tasks go back in this time: 30, or its queues' where that is less, by default. As long as it lives, it extends them. */
   leaseSeconds?: number;
   /** Passes over queues of other endpoints; and queues that are not registered yet are, for this one. */
   endpoint?: string;
@@ -56,6 +56,8 @@ export type WorkerOptions = ServerOptions & {
 
 export type Worker = ReturnType<typeof createWorker>;
 
+/** It is extended every five seconds, and outlasts a database that is away for twenty. */
+const LEASE_SECONDS = 30;
 /** What `stop` gives a take to come back by itself. */
 const HANG_UP_MS = 300;
 /** What `stop` gives the server to take the last answers. */
@@ -71,7 +73,6 @@ export function createWorker(options: WorkerOptions) {
     reserve,
     prefetch = 0,
     strategy = 'fifo',
-    leaseSeconds = 60,
     drainSeconds = 30,
     log = (line) => void process.stderr.write(`${line}\n`),
   } = options;
@@ -89,7 +90,8 @@ export function createWorker(options: WorkerOptions) {
   const http = createHttp({ ...options, maxRetries: 0 });
   const answers = createAnswers(http, log);
   const progress = createProgress(http, options.transport ?? 'auto', log);
-  const leases = createLeases(http, leaseSeconds, log);
+  let leaseSeconds = options.leaseSeconds ?? LEASE_SECONDS;
+  const leases = createLeases(http, id, () => leaseSeconds, log);
   const changes = createChanges();
   const stopping = new AbortController();
   const hangUp = new AbortController();
@@ -197,6 +199,8 @@ export function createWorker(options: WorkerOptions) {
           queues.map((queue) => find(http, queue, options.endpoint, log, stopping.signal)),
         );
         if (options.handlers) checkHandlers(options.handlers, found);
+        if (options.leaseSeconds === undefined)
+          leaseSeconds = Math.min(LEASE_SECONDS, ...found.map(({ lease_seconds }) => lease_seconds));
         await executor.check?.();
         await outlast(() => report.hello(), log, stopping.signal);
       } catch (error) {

@@ -176,10 +176,11 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
     route({
       method: 'post',
       path: '/v1/queue/heartbeat',
-      summary: 'Extend the leases of up to 10,000 tasks, and learn which of them are lost or cancelled',
+      summary:
+        'Extend the leases of up to 10,000 tasks, and learn which of them are lost or cancelled, as soon as they are with `wait`',
       roles: ['worker'],
       body: heartbeatBody,
-      async handle({ body }) {
+      async handle({ body, res }) {
         const told = { extended: [] as string[], lost: [] as string[], cancelled: [] as string[] };
         const known = body.tasks.flatMap(({ task_id: taskId, attempt }) => {
           const id = parseTaskId(taskId);
@@ -187,8 +188,17 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
           return id === undefined ? [] : [{ taskId, id, attempt: attempt ?? null }];
         });
         const leaseSeconds = body.lease_seconds ?? null;
-        const rows = await tasks.heartbeat(known.map(({ id, attempt }) => ({ id, attempt, leaseSeconds })));
+        const { rows, others } = await tasks.heartbeat(
+          {
+            tasks: known.map(({ id, attempt }) => ({ id, attempt, leaseSeconds })),
+            worker: body.worker?.id ?? null,
+            waitSeconds: told.lost.length > 0 ? 0 : body.wait,
+          },
+          hangUp(res),
+          () => stopping.aborted,
+        );
         for (const [index, { verdict }] of rows.entries()) told[verdict].push(known[index]?.taskId as string);
+        for (const [taskId, verdict] of others) told[verdict].push(taskId);
         return { json: told };
       },
     }),

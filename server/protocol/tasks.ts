@@ -113,10 +113,11 @@ export const priorityBody = z.object({ priority });
 const attempt = z.int().min(1).nullish();
 
 export const heartbeatBody = z.object({
-  tasks: z
-    .array(z.object({ task_id: z.string(), attempt }))
-    .max(MAX_HEARTBEAT),
+  tasks: z.array(z.object({ task_id: z.string(), attempt })).max(MAX_HEARTBEAT),
   lease_seconds: z.int().min(1).max(86_400).nullish(),
+  /** Seconds to wait for one of the tasks, or another one of the worker, to be cancelled or lost. */
+  wait: optional(z.number().min(0).max(30), 0),
+  worker: z.looseObject({ id: shortText(200).min(1) }).nullish(),
 });
 
 export const releaseBody = z
