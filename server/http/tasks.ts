@@ -176,7 +176,7 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
     route({
       method: 'post',
       path: '/v1/queue/heartbeat',
-      summary: 'Extend the leases of up to 10,000 tasks, and learn which of them are lost or cancelled',
+      summary: 'Extend the leases of up to 10,000 tasks, learn which are lost or cancelled, and say how the worker is',
       roles: ['worker'],
       body: heartbeatBody,
       async handle({ body }) {
@@ -187,7 +187,11 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
           return id === undefined ? [] : [{ taskId, id, attempt: attempt ?? null }];
         });
         const leaseSeconds = body.lease_seconds ?? null;
-        const rows = await tasks.heartbeat(known.map(({ id, attempt }) => ({ id, attempt, leaseSeconds })));
+        const held = known.map(({ id, attempt }) => ({ id, attempt, leaseSeconds }));
+        const [rows] = await Promise.all([
+          held.length > 0 ? tasks.heartbeat(held) : [],
+          body.worker && tasks.workers.says(body.worker),
+        ]);
         for (const [index, { verdict }] of rows.entries()) told[verdict].push(known[index]?.taskId as string);
         return { json: told };
       },
