@@ -63,12 +63,13 @@ export function createLease(db: Database, lanes: Lanes, end: End, workers: Worke
     async heartbeat(call: HeartbeatCall, signal: AbortSignal, isOver: () => boolean) {
       const { tasks, worker, waitSeconds } = call;
       const others = new Map<string, Extended['verdict']>();
-      if (waitSeconds === 0) return { rows: await extend(tasks), others };
+      const look = async () => (tasks.length > 0 ? [...(await extend(tasks))] : []);
+      if (waitSeconds === 0) return { rows: await look(), others };
       const untilMs = performance.now() + waitSeconds * 1000;
       const places = new Map(tasks.map(({ id }, place) => [id, place]));
       const holder = holders.join(worker, [...places.keys()]);
       try {
-        let rows = [...(await extend(tasks))];
+        let rows = await look();
         const shortest = Math.min(...rows.map((row) => row.lease_seconds ?? Number.POSITIVE_INFINITY));
         const endMs = Math.min(untilMs, performance.now() + (shortest * 1000) / 3);
         while (!rows.some(isNews) && others.size === 0) {
@@ -76,7 +77,7 @@ export function createLease(db: Database, lanes: Lanes, end: End, workers: Worke
           if (left <= 0 || signal.aborted || isOver()) break;
           await holder.sleep(left, signal);
           const { gone, lookAgain } = holder.heard();
-          if (lookAgain && !isOver()) rows = [...(await extend(tasks))];
+          if (lookAgain && !isOver()) rows = await look();
           if (gone.length === 0) continue;
           const now = await extend(gone.map(({ id, attempt }) => ({ id, attempt, leaseSeconds: null })));
           for (const [index, { id, taskId, attempt }] of gone.entries()) {

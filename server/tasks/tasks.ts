@@ -12,6 +12,7 @@ import { createLanes } from './lanes.ts';
 import { createLease } from './lease.ts';
 import { createMove } from './move.ts';
 import { createPollers } from './pollers.ts';
+import { createPredecessors } from './predecessors.ts';
 import { createProgress } from './progress.ts';
 import { createPut } from './put.ts';
 import { createReaders } from './readers.ts';
@@ -59,7 +60,7 @@ export async function startTasks(options: {
   const heads = createHeads((places) => waitingBelow(db, places));
   const pollers = createPollers((lanes, sequential) => bus.asleep(lanes, sequential));
   const watchers = createWatchers(db, log);
-  const workers = createWorkers(db, log, pollers.wakeOver);
+  const workers = createWorkers(db, log, pollers.wakeOver, (id) => void endPredecessorsOf(id));
   const holders = createHolders();
   const feed = createFeed(db, log, eventRetentionSeconds);
   const bus = await startBus({
@@ -93,7 +94,9 @@ export async function startTasks(options: {
   });
   const lanes = createLanes(bus, heads, pollers, feed);
   const end = createEnd({ db, bus, lanes, watchers, onCallbacks, onLines });
-  const sweep = startSweep(db, createAftermath(lanes, end), log, onSchedules, onOpenBatches);
+  const aftermath = createAftermath(lanes, end);
+  const endPredecessorsOf = createPredecessors(db, aftermath, log);
+  const sweep = startSweep(db, aftermath, log, onSchedules, onOpenBatches);
   const readers = createReaders(end, bus);
 
   return {
