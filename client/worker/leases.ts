@@ -8,8 +8,10 @@ const AT_ONCE = 10_000;
 const LONGEST_GAP_MS = 5000;
 /** What is over sooner needs no heartbeat. */
 const FIRST_MS = 150;
-/** Between two heartbeats when much is cancelled, one by one. */
-const SHORTEST_GAP_MS = 100;
+/** After the first news of a while, for what was cancelled with it; and while there is more. */
+const SOON_MS = 10;
+const OFTEN_MS = 100;
+const A_WHILE_MS = 1000;
 const AFTER_ERROR_MS = 1000;
 
 type Held = { task_id: string; attempt: number; gone: (why: TaskAborted['why']) => void };
@@ -56,10 +58,13 @@ export function createLeases(http: Http, worker: string, leaseSeconds: () => num
     for (let failed = false; held.size > 0; ) {
       const began = Date.now();
       const { signal } = waiting;
-      let pause = SHORTEST_GAP_MS;
+      let pause = OFTEN_MS;
       try {
         // A server that has nothing to tell, and did not wait, is an older one, or stops.
-        if (!(await beatAll(signal))) pause = Math.max(began + gapMs() - Date.now(), 0);
+        const isNews = await beatAll(signal);
+        const tookMs = Date.now() - began;
+        if (!isNews) pause = Math.max(gapMs() - tookMs, 0);
+        else if (tookMs > A_WHILE_MS) pause = SOON_MS;
         failed = false;
       } catch (error) {
         if (!signal.aborted) {
