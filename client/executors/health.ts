@@ -71,7 +71,7 @@ function createSum(log: Log) {
   const tell = () => {
     timer = undefined;
     if (count === 0) return;
-    log(say(`${count} calls in ${SUM_MS / 1000} s, the last`));
+    log(say(count === 1 ? 'one more call' : `${count} more calls, the last`));
     start();
   };
   const start = () => {

@@ -77,8 +77,9 @@ export function takeInHand(task: Task, desk: Desk, ahead: number): Hand {
         const { message } = error as Error;
         if (isFinal(error)) {
           wordings.shift();
-          if (wordings.length > 0) continue;
-          return log(`${task.task_id} can't be given back: ${message}`);
+          if (wordings.length === 0) return log(`${task.task_id} can't be given back: ${message}`);
+          log(`${task.task_id} goes back without what was refused: ${message}`);
+          continue;
         }
         if (failed === 0) log(`${task.task_id} waits to be given back: ${message}`);
         await sleep(backoff(failed++), desk.givenUp).catch(() => undefined);

@@ -13,6 +13,7 @@ import { startEmbeddedPostgres } from '../../server/db/embedded.ts';
 import { SERVER } from '../server.ts';
 import { type Answer, account, type Evidence, type Found, type Take } from './account.ts';
 import { killPostmaster } from './postmaster.ts';
+import { mulberry32 } from './random.ts';
 
 const { values: flags } = parseArgs({
   options: {
@@ -347,16 +348,4 @@ function print(figures: Record<string, number>): void {
   ] as [string, string][];
   const width = Math.max(...rows.map(([what]) => what.length));
   for (const [what, count] of rows) console.log(`${what.padEnd(width)}  ${count.padStart(8)}`);
-}
-
-/** A small seeded generator (Tommy Ettinger's mulberry32), so that a run can be repeated. */
-function mulberry32(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
-  };
 }
