@@ -45,7 +45,7 @@ export type WorkerOptions = ServerOptions & {
   /** Shown beside its tasks; the host's name and a random part by default. */
   id?: string;
   name?: string;
-  /** How long `stop` waits for what has begun, before it gives that back too; 30 by default. */
+  /** How long `stop` takes at most: it waits for what has begun, and in the last fifth, 2 to 5 seconds, gives that back too; 30 by default. */
   drainSeconds?: number;
   transport?: Transport;
   /** Whether SIGTERM and SIGINT stop it; true by default. */
@@ -60,8 +60,11 @@ export type Worker = ReturnType<typeof createWorker>;
 const LEASE_SECONDS = 30;
 /** What `stop` gives a take to come back by itself. */
 const HANG_UP_MS = 300;
-/** What `stop` gives the server to take the last answers. */
-const ANSWERS_MS = 10_000;
+/** The end of `drainSeconds`, in which the server takes the last answers and what is given back: a fifth, within these bounds. */
+const LEAST_LAST_MS = 2000;
+const MOST_LAST_MS = 5000;
+/** What `stop` gives an executor to close. */
+const CLOSE_MS = 10_000;
 const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 
 /**
@@ -153,19 +156,20 @@ export function createWorker(options: WorkerOptions) {
     await Promise.all(loops);
     clearTimeout(late);
     const over = Promise.all([...hands].map((hand) => hand.over));
-    await within(drainSeconds * 1000, over);
+    const lastMs = Math.min(Math.max(drainSeconds * 200, LEAST_LAST_MS), MOST_LAST_MS);
+    await within(Math.max(drainSeconds * 1000 - lastMs, 0), over);
     // Nothing is wrong with a task whose worker is told to stop, so its attempt does not count.
     for (const hand of hands) {
       hand.abort('stopping');
       hand.giveBack();
     }
-    await within(ANSWERS_MS, over);
+    await within(lastMs, over);
     givenUp.abort();
     answers.stop();
     progress.stop();
     leases.stop();
-    report.stop();
-    await executor.close?.();
+    await report.stop();
+    await within(CLOSE_MS, Promise.resolve(executor.close?.()));
     removeSignalHandlers();
   };
   let stopped: Promise<void> | undefined;
