@@ -38,14 +38,14 @@ export type WorkerOptions = ServerOptions & {
   prefetch?: number;
   /** In which order tasks come from the live lanes, and from the others; `fifo` by default. */
   strategy?: Strategy;
-  /** After a worker that died its tasks go back in this time; 60 by default. As long as it lives, it extends them. */
+  /** After a worker that died its tasks go back in this time: 30, or its queues' where that is less, by default. As long as it lives, it extends them. */
   leaseSeconds?: number;
   /** Passes over queues of other endpoints; and queues that are not registered yet are, for this one. */
   endpoint?: string;
   /** Shown beside its tasks; the host's name and a random part by default. */
   id?: string;
   name?: string;
-  /** How long `stop` waits for what has begun, before it gives that back too; 30 by default. */
+  /** How long `stop` takes at most: it waits for what has begun, and in the last fifth, 2 to 5 seconds, gives that back too; 30 by default. */
   drainSeconds?: number;
   transport?: Transport;
   /** Whether SIGTERM and SIGINT stop it; true by default. */
@@ -56,10 +56,15 @@ export type WorkerOptions = ServerOptions & {
 
 export type Worker = ReturnType<typeof createWorker>;
 
+/** It is extended every five seconds, and outlasts a database that is away for twenty. */
+const LEASE_SECONDS = 30;
 /** What `stop` gives a take to come back by itself. */
 const HANG_UP_MS = 300;
-/** What `stop` gives the server to take the last answers. */
-const ANSWERS_MS = 10_000;
+/** The end of `drainSeconds`, in which the server takes the last answers and what is given back: a fifth, within these bounds. */
+const LEAST_LAST_MS = 2000;
+const MOST_LAST_MS = 5000;
+/** What `stop` gives an executor to close. */
+const CLOSE_MS = 10_000;
 const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 
 /**
@@ -71,7 +76,6 @@ export function createWorker(options: WorkerOptions) {
     reserve,
     prefetch = 0,
     strategy = 'fifo',
-    leaseSeconds = 60,
     drainSeconds = 30,
     log = (line) => void process.stderr.write(`${line}\n`),
   } = options;
@@ -89,7 +93,8 @@ export function createWorker(options: WorkerOptions) {
   const http = createHttp({ ...options, maxRetries: 0 });
   const answers = createAnswers(http, log);
   const progress = createProgress(http, options.transport ?? 'auto', log);
-  const leases = createLeases(http, leaseSeconds, log);
+  let leaseSeconds = options.leaseSeconds ?? LEASE_SECONDS;
+  const leases = createLeases(http, id, () => leaseSeconds, log);
   const changes = createChanges();
   const stopping = new AbortController();
   const hangUp = new AbortController();
@@ -151,19 +156,20 @@ export function createWorker(options: WorkerOptions) {
     await Promise.all(loops);
     clearTimeout(late);
     const over = Promise.all([...hands].map((hand) => hand.over));
-    await within(drainSeconds * 1000, over);
+    const lastMs = Math.min(Math.max(drainSeconds * 200, LEAST_LAST_MS), MOST_LAST_MS);
+    await within(Math.max(drainSeconds * 1000 - lastMs, 0), over);
     // Nothing is wrong with a task whose worker is told to stop, so its attempt does not count.
     for (const hand of hands) {
       hand.abort('stopping');
       hand.giveBack();
     }
-    await within(ANSWERS_MS, over);
+    await within(lastMs, over);
     givenUp.abort();
     answers.stop();
     progress.stop();
     leases.stop();
-    report.stop();
-    await executor.close?.();
+    await report.stop();
+    await within(CLOSE_MS, Promise.resolve(executor.close?.()));
     removeSignalHandlers();
   };
   let stopped: Promise<void> | undefined;
@@ -197,6 +203,8 @@ export function createWorker(options: WorkerOptions) {
           queues.map((queue) => find(http, queue, options.endpoint, log, stopping.signal)),
         );
         if (options.handlers) checkHandlers(options.handlers, found);
+        if (options.leaseSeconds === undefined)
+          leaseSeconds = Math.min(LEASE_SECONDS, ...found.map(({ lease_seconds }) => lease_seconds));
         await executor.check?.();
         await outlast(() => report.hello(), log, stopping.signal);
       } catch (error) {

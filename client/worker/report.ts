@@ -8,6 +8,7 @@ const SAY_MS = 5000;
 /** An upstream that comes and goes is told this often. */
 const NEWS_MS = 1000;
 const TIMEOUT_MS = 5000;
+const GOOD_BYE_MS = 1000;
 
 export type WorkerSays = {
   id: string;
@@ -79,7 +80,15 @@ export function createReport(
       if (Date.now() - sentAt >= NEWS_MS) void sendNow();
       else sentAt = Date.now() - SAY_MS;
     },
-    stop: () => clearInterval(timer),
+    /** Says good-bye, if it can be heard. */
+    async stop(): Promise<void> {
+      if (timer === undefined) return;
+      clearInterval(timer);
+      const body = { tasks: [], worker: { ...who, stopping: true } };
+      await http
+        .json('POST', '/v1/queue/heartbeat', { body, signal: AbortSignal.timeout(GOOD_BYE_MS) })
+        .catch(() => undefined);
+    },
   };
 }
 export type Report = ReturnType<typeof createReport>;

@@ -3,9 +3,18 @@ import type { Database } from './open.ts';
 
 export type Heartbeat = { id: string; attempt: number | null; leaseSeconds: number | null };
 
+export type Extended = {
+  verdict: 'extended' | 'cancelled' | 'lost';
+  worker: string | null;
+  /** null where it was not extended. */
+  lease_seconds: number | null;
+  /** It was lost because it was answered. */
+  answered: boolean;
+};
+
 /** Extends the leases of running tasks. Gives a row a task, in the order given. */
 export function extendLeases(db: Database, tasks: readonly Heartbeat[]) {
-  return db.call<{ verdict: 'extended' | 'cancelled' | 'lost'; worker: string | null }>(
+  return db.call<Extended>(
     'extend_leases',
     [tasks.map((task) => task.id), tasks.map((task) => task.attempt), tasks.map((task) => task.leaseSeconds)],
     ['bigint[]', 'int[]', 'int[]'],

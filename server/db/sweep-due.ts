@@ -10,12 +10,15 @@ export type Swept = EndedTask & {
   swept_at: number | null;
 };
 
-/** Does what is due: leases that lapsed, delays and deadlines that are over, ageing. `since` (epoch ms): earlier things have been seen to. */
-export function sweepDue(db: Database, limit: number, since: number | null) {
+/**
+ * Does what is due: leases that lapsed, delays and deadlines that are over, ageing. `since` (epoch ms): earlier things have been seen to. `servedSeconds`:
+ * for how long workers could have been heard; null where that is long.
+ */
+export function sweepDue(db: Database, limit: number, since: number | null, servedSeconds: number | null) {
   return db.call<Swept>(
     'sweep_due',
-    [limit, since === null ? '-infinity' : new Date(since).toISOString()],
-    ['int', 'timestamptz'],
+    [limit, since === null ? '-infinity' : new Date(since).toISOString(), servedSeconds],
+    ['int', 'timestamptz', 'float8'],
   );
 }
 

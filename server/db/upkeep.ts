@@ -25,7 +25,7 @@ export async function remove(db: Database, removal: (typeof REMOVALS)[number]): 
   return row?.[removal] === true;
 }
 
-/** Forgets workers that were not seen for a week. */
+/** Forgets workers that were not seen for an hour. */
 export async function forgetWorkers(db: Database): Promise<void> {
   await db.call('forget_workers', [], []);
 }

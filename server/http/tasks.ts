@@ -179,10 +179,10 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
     route({
       method: 'post',
       path: '/v1/queue/heartbeat',
-      summary: 'Extend the leases of up to 10,000 tasks, and learn which of them are lost or cancelled',
+      summary: 'Extend the leases of up to 10,000 tasks, learn which are lost or cancelled, and say how the worker is',
       roles: ['worker'],
       body: heartbeatBody,
-      async handle({ body }) {
+      async handle({ body, res }) {
         const told = { extended: [] as string[], lost: [] as string[], cancelled: [] as string[] };
         const known = body.tasks.flatMap(({ task_id: taskId, attempt }) => {
           const id = parseTaskId(taskId);
@@ -190,8 +190,17 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
           return id === undefined ? [] : [{ taskId, id, attempt: attempt ?? null }];
         });
         const leaseSeconds = body.lease_seconds ?? null;
-        const rows = await tasks.heartbeat(known.map(({ id, attempt }) => ({ id, attempt, leaseSeconds })));
+        const call = {
+          tasks: known.map(({ id, attempt }) => ({ id, attempt, leaseSeconds })),
+          worker: body.worker?.id ?? null,
+          waitSeconds: told.lost.length > 0 ? 0 : body.wait,
+        };
+        const [{ rows, others }] = await Promise.all([
+          tasks.heartbeat(call, hangUp(res), () => stopping.aborted),
+          body.worker && tasks.workers.says(body.worker),
+        ]);
         for (const [index, { verdict }] of rows.entries()) told[verdict].push(known[index]?.taskId as string);
+        for (const [taskId, verdict] of others) told[verdict].push(taskId);
         return { json: told };
       },
     }),

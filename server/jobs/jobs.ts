@@ -24,7 +24,7 @@ const CRONTAB = `
 * * * * * tidy_files
 0 * * * * make_partitions
 0 * * * * drop_old_partitions
-0 * * * * forget_workers
+*/5 * * * * forget_workers
 `;
 
 /** Starts graphile-worker with what happens in the background. Its jobs may run on any server, and again after a crash. */

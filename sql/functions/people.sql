@@ -3,7 +3,7 @@
 create or replace function tasklane.notify_servers(p_message json) returns void
 language sql as $$
   -- Tells every server: {"wake": [["queue:level", rank, "id", how many], …]}, {"ended": ["id", …]}, {"events": ["id", …]},
-  -- {"free": ["queue:level", …]}, {"room": ["queue:level", …]}. A hint only; the tables are the truth.
+  -- {"free": ["queue:level", …]}, {"room": ["queue:level", …]}, {"gone": [["worker", "TASK-…", attempt], …]}. A hint only; the tables are the truth.
   select pg_notify('tasklane', p_message::text)
 $$;
 
