@@ -30,6 +30,9 @@ export type LaneStats = {
   total_put_cnt: number;
   total_completed_cnt: number;
   oldest_waiting_ms: number | null;
+  /** What keeps its tasks from being answered, as a word and in a sentence; null: nothing. */
+  rule: string | null;
+  reason: string | null;
 };
 
 export async function registerQueue(db: Database, queue: string, endpoint: string, settings: object): Promise<void> {
@@ -55,8 +58,9 @@ export function readQueues(db: Database, queue: string | null = null) {
 /** Lanes that were ever put to, of all queues or the one named. */
 export async function readLaneStats(db: Database, queue: string | null = null): Promise<LaneStats[]> {
   const rows = await db.query<Record<keyof LaneStats, string | number | null>>(sql.unsafe`
-    select queue, level, waiting, deferred, running, total_put_cnt, total_completed_cnt, oldest_waiting_ms
-    from tasklane.queue_stats where (${queue}::text is null or queue = ${queue}) order by queue, level`);
+    with stats as materialized (select * from tasklane.queue_stats where ${queue}::text is null or queue = ${queue})
+    select s.*, c.rule, c.reason
+    from stats s left join tasklane.lane_causes(array(select lane_id from stats)) c using (lane_id) order by s.queue, s.level`);
   return rows.map((row) => ({
     queue: String(row.queue),
     level: Number(row.level),
@@ -66,5 +70,7 @@ export async function readLaneStats(db: Database, queue: string | null = null): 
     total_put_cnt: Number(row.total_put_cnt),
     total_completed_cnt: Number(row.total_completed_cnt),
     oldest_waiting_ms: row.oldest_waiting_ms === null ? null : Number(row.oldest_waiting_ms),
+    rule: row.rule as string | null,
+    reason: row.reason as string | null,
   }));
 }

@@ -3,7 +3,7 @@ import type { AddressRule } from '../callbacks/address.ts';
 import { findEvent } from '../db/events.ts';
 import type { LastAnswer } from '../db/lease-tasks.ts';
 import type { Database } from '../db/open.ts';
-import { listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
+import { explainTask, listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
 import { answerHeaders } from '../protocol/answer-headers.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
 import { parseBatchId, parseTaskId } from '../protocol/ids.ts';
@@ -253,6 +253,17 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       async handle({ params, principal }) {
         const task = await find(params.id, principal);
         return { text: statusJson(task, await readAttempts(db, task.id)) };
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/v1/queue/:id/explain',
+      summary: 'Why a task is where it is',
+      roles: ['client', 'worker'],
+      async handle({ params, principal }) {
+        const explained = await explainTask(db, idOf(params.id), ownerOf(principal));
+        if (!explained) throw notFound(`unknown task ${params.id}`);
+        return { json: explained };
       },
     }),
     route({
