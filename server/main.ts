@@ -79,7 +79,11 @@ async function start(
   if (applied.length > 0) log.info({ applied }, 'brought the database up to date');
 
   const prepare = config.TASKLANE_DIRECT_URL === undefined;
-  const db = await openDatabase(url, { maxConnections: config.TASKLANE_MAX_CONNECTIONS, prepare });
+  const db = await openDatabase(url, {
+    maxConnections: config.TASKLANE_MAX_CONNECTIONS,
+    limitMs: config.TASKLANE_DATABASE_SECONDS * 1000,
+    prepare,
+  });
   stops.push(db.close);
   // A put finds the default partition where a day's own is missing, so a busy database is no reason not to start.
   await makePartitions(db, 1).catch((error) =>

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { AddressRule } from '../callbacks/address.ts';
 import { createDelivery } from '../callbacks/deliver.ts';
 import type { EndedTask } from '../db/end-tasks.ts';
+import { createJobsPool } from '../db/jobs-pool.ts';
 import type { Database } from '../db/open.ts';
 import { repeat } from '../db/repeat.ts';
 import { soon } from '../db/soon.ts';
@@ -68,7 +69,8 @@ export async function startJobs(deps: {
     (error) => log.warn({ err: error }, 'could not ask for callbacks to be delivered'),
   );
 
-  const options = { connectionString: url, taskList, crontab: CRONTAB, concurrency: 2, maxPoolSize: 2 };
+  const pgPool = createJobsPool(url, 2);
+  const options = { pgPool, taskList, crontab: CRONTAB, concurrency: 2 };
   // Callbacks may have become due while nobody ran.
   const starting = keepRunning(options, log, askForDelivery);
   const runner = await starting;
@@ -100,6 +102,7 @@ export async function startJobs(deps: {
       await vacuum.stop();
       await runner.stop();
       await delivery.stop();
+      await pgPool.end();
     },
   };
 }

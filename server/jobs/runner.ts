@@ -11,7 +11,7 @@ const POLL_MS = 5000;
  * place once the database is there. `onStart` is called for each; between two, `addJob` rejects. Rejects when the first does not start.
  */
 export async function keepRunning(
-  options: Pick<RunnerOptions, 'connectionString' | 'taskList' | 'crontab' | 'concurrency' | 'maxPoolSize'>,
+  options: Pick<RunnerOptions, 'pgPool' | 'taskList' | 'crontab' | 'concurrency'>,
   log: Logger,
   onStart: () => void,
 ): Promise<{ addJob: Runner['addJob']; stop(): Promise<void> }> {
