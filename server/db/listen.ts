@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
 import { LimitedClient } from './client.ts';
+import { toTasklaneError } from './errors.ts';
 
 const CHECK_MS = 10_000;
 const ANSWER_MS = 5_000;
@@ -32,7 +33,8 @@ export function listen(
       clearTimeout(timer);
       void mine.end().catch(() => undefined);
       const pause = Math.min(MAX_PAUSE_MS, 50 * 2 ** failures++) * (0.5 + Math.random() / 2);
-      log.warn({ error: error?.message, pause: Math.round(pause) }, 'lost the listening connection');
+      const why = error ?? new Error('connection ended');
+      log.warn({ err: toTasklaneError(why), pause: Math.round(pause) }, 'lost the listening connection');
       timer = setTimeout(connect, pause);
     };
     mine.on('error', lost);

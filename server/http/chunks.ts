@@ -4,8 +4,9 @@ import { TasklaneError } from '../protocol/errors.ts';
 import { memberTexts, minifyJson } from '../protocol/json.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { type Attended, replyOf, unanswered } from './answers.ts';
+import { hangUp } from './give-up.ts';
 import { openAiErrorBody, type Reply } from './route.ts';
-import { hangUp, openSse } from './sse.ts';
+import { openSse } from './sse.ts';
 
 /** How an endpoint writes its stream: `named` records have an `event:` line, and `[DONE]` comes last where it is `terminated`. */
 export type StreamStyle = { named: boolean; terminated: boolean };

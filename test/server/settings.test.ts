@@ -149,6 +149,7 @@ describe('a setting does what it says:', () => {
     await psql.query('commit');
     for (const answer of await Promise.all(asked)) assert.equal(answer.status, 200);
   });
+
   test('TASKLANE_DATABASE_SECONDS is how long a call may take; then it is a 503, and the next one goes on', async (t) => {
     const { psql, start } = await ownDatabase(t);
     const server = await start({ env: { TASKLANE_DATABASE_SECONDS: '1', TASKLANE_LOG_LEVEL: 'silent' } });
