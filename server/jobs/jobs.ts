@@ -16,11 +16,12 @@ import { keepRunning } from './runner.ts';
 import { startVacuum } from './vacuum.ts';
 
 const FOLD_MS = 5000;
+/** What a killed server had claimed is found so soon after the claim has lapsed. */
+const DELIVER_MS = 5000;
 /** So long may go by without a server, or with one that can't make them, until tasks share the default partition. */
 const DAYS_AHEAD = 7;
 const CRONTAB = `
 * * * * * expire
-* * * * * deliver_callbacks
 * * * * * tidy_events
 * * * * * tidy_files
 0 * * * * make_partitions
@@ -63,7 +64,7 @@ export async function startJobs(deps: {
     work_on_batch: (payload) => workOnBatch((payload as { id: string }).id),
   };
 
-  // Every minute the crontab asks as well, so what is lost here is only late.
+  // Each server looks by itself as well, so what is lost here is only late.
   const askForDelivery = soon(
     async () => (await starting).addJob('deliver_callbacks', {}, { jobKey: 'deliver_callbacks' }),
     (error) => log.warn({ err: error }, 'could not ask for callbacks to be delivered'),
@@ -79,6 +80,9 @@ export async function startJobs(deps: {
     FOLD_MS,
     () => foldTallies(db),
     (error) => log.warn({ err: error }, 'could not add up the counts'),
+  );
+  const delivering = repeat(DELIVER_MS, delivery.look, (error) =>
+    log.warn({ err: error }, 'could not look for callbacks'),
   );
   const retention = startRetention(db, log);
   const vacuum = startVacuum(db, log);
@@ -98,6 +102,7 @@ export async function startJobs(deps: {
     },
     async stop(): Promise<void> {
       await folding.stop();
+      await delivering.stop();
       await retention.stop();
       await vacuum.stop();
       await runner.stop();
