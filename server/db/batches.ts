@@ -213,8 +213,11 @@ export type LinesPlace = { p_lane_id: number | null; p_after: string };
 
 /** Ends the next lines of a batch that is cancelled or has expired. */
 export async function endLines(db: Database, id: string, place: LinesPlace, limit: number) {
-  const [row] = await db.query<LinesPlace & { ended: string | null }>(sql.unsafe`
-    select p_lane_id, p_after, ended::text from tasklane.end_lines(${id}::bigint, ${place.p_lane_id}::int, ${place.p_after}::bigint, ${limit}::int)`);
+  const [row] = await db.query<LinesPlace & { ended: string | null }>(
+    sql.unsafe`
+    select p_lane_id, p_after, ended::text from tasklane.end_lines(${id}::bigint, ${place.p_lane_id}::int, ${place.p_after}::bigint, ${limit}::int)`,
+    'long',
+  );
   const { ended, ...next } = row as LinesPlace & { ended: string | null };
   return { next, freed: JSON.parse(ended ?? '[]') as EndedLane[] };
 }

@@ -7,8 +7,9 @@ import { minifyJson } from '../protocol/json.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import type { Answered } from '../tasks/watchers.ts';
 import { finalHeaders } from './final-headers.ts';
+import { hangUp } from './give-up.ts';
 import { errorReply, type Reply } from './route.ts';
-import { hangUp, openSse } from './sse.ts';
+import { openSse } from './sse.ts';
 
 /** A task whose client waits for it; `resumable`: and may come back for it. */
 export type Attended = PutTask & { secondsLeft: number; resumable: boolean };

@@ -3,8 +3,9 @@ import { minifyJson } from '../protocol/json.ts';
 import { refuse } from '../protocol/openai.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { type Attended, replyOf } from './answers.ts';
+import { hangUp } from './give-up.ts';
 import type { Reply } from './route.ts';
-import { hangUp, openSse } from './sse.ts';
+import { openSse } from './sse.ts';
 import { BROKEN_OFF, errorEvent, errorRecord, type Fault, faultIn } from './stream-fault.ts';
 
 /** How an endpoint writes its stream: chat completions and completions, or the events of the Responses API. */

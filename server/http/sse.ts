@@ -46,13 +46,3 @@ async function drained(res: ServerResponse): Promise<void> {
   // The one that is not come true would keep its listeners.
   await Promise.race(waits).finally(() => over.abort());
 }
-
-/** Aborts when the client goes away before its answer is written. */
-export function hangUp(res: ServerResponse): AbortSignal {
-  const controller = new AbortController();
-  res.on('close', () => {
-    if (!res.writableFinished) controller.abort();
-  });
-  if (res.destroyed) controller.abort();
-  return controller.signal;
-}

@@ -28,9 +28,9 @@ import { newTask } from '../tasks/new-task.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { answerBlocking, answerStreaming, putAttended, secondsUntil } from './answers.ts';
 import { checkCallback } from './check-callback.ts';
+import { hangUp } from './give-up.ts';
 import { keyOf } from './idempotency-key.ts';
 import { type Route, route } from './route.ts';
-import { hangUp } from './sse.ts';
 import { statusJson, takenJson } from './task-json.ts';
 
 const MAX_INT = 2 ** 31 - 1;
