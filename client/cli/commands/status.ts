@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { PermissionDeniedError } from '../../errors.ts';
-import type { Task } from '../../types.ts';
+import type { Attempt, Task } from '../../types.ts';
 import { answerText } from '../answer-text.ts';
 import { formatOption } from '../arguments.ts';
 import type { Context } from '../context.ts';
@@ -79,6 +79,8 @@ async function showTask({ client, out }: Context, id: string): Promise<void> {
   });
 }
 
+const reasonOf = ({ reason, refusals }: Attempt) => (refusals ? `refused ${refusals}×: ${reason}` : reason);
+
 async function showAttempts(out: Context['out'], { attempts = [] }: Task): Promise<void> {
   if (attempts.length === 0) return;
   out.print('');
@@ -92,6 +94,6 @@ async function showAttempts(out: Context['out'], { attempts = [] }: Task): Promi
   const time = (ms: number) => (ms ? new Date(ms).toISOString().slice(0, 19) : undefined);
   await out.table(
     columns,
-    attempts.map((one) => [one.attempt, one.worker, time(one.taken_at), time(one.ended_at), one.reason]),
+    attempts.map((one) => [one.attempt, one.worker, time(one.taken_at), time(one.ended_at), reasonOf(one)]),
   );
 }
