@@ -16,6 +16,7 @@ const BOUND = {
   sweep: 150,
   extend: 150,
   release: 250,
+  'take back': 250,
   priority: 300,
 };
 const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'];
@@ -166,6 +167,16 @@ function guard(session: Session, hints: Hints): void {
   test('so does extending a lease', () =>
     assertBounded('extend', async () =>
       touched(session, 'select * from tasklane.extend_leases(array[$1::bigint], null)', [await running()]),
+    ));
+
+  test('so does taking back what ran', () =>
+    assertBounded('take back', async () =>
+      touched(
+        session,
+        `with gone as (delete from tasklane.running where id = $1 returning *)
+         select t.* from tasklane.take_back((select array_agg(g::tasklane.running) from gone g), 'lapsed') t`,
+        [await running()],
+      ),
     ));
 
   for (const delay of [0, 60])
