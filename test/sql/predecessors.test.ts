@@ -62,6 +62,9 @@ describe('a worker that is new', () => {
     await end(young)(db);
     assert.deepEqual(await end(young)(db), []);
     assert.deepEqual(await end(old)(db), [], 'the older one ends nobody');
+    const another = await hello('late', 'one');
+    await db.run("update tasklane.worker set first_seen = first_seen - interval '2 minutes' where name = 'late'");
+    assert.deepEqual(await end(another)(db), [], 'it is not new any more');
     assert.deepEqual(await db.verdicts([{ id, attempt: 1 }]), ['waiting']);
     assert.deepEqual(
       (await db.heartbeat([{ id, attempt: 1 }])).map(({ verdict }) => verdict),
