@@ -72,7 +72,8 @@ returns table (outcome text, id bigint, task_id text, lane text, mode tasklane.r
                limited boolean, rank smallint)
 language plpgsql set search_path = tasklane as $$
 -- Some workers are new: who worked under the same name on the same host before has died, or would still have the name. It is stopped, and what it
--- had is taken back. A worker without a name or a host has no predecessor. Only older ones are ended, so this may be called twice, or late.
+-- had is taken back. A worker without a name or a host has no predecessor. Only older ones are ended, and by one that was first seen within the last
+-- minute, so this may be called twice, or late.
 -- Returns  as take_back does.
 -- Touches  worker (update), running (delete) and what take_back does.
 #variable_conflict use_column
@@ -85,7 +86,8 @@ begin
     select o.worker from worker o
     where o.stopped_at is null and exists (
       select from worker n where n.worker = any (p_workers) and n.name <> '' and n.host <> ''
-        and n.name = o.name and n.host = o.host and n.first_seen > o.first_seen)
+        and n.name = o.name and n.host = o.host and n.first_seen > o.first_seen
+        and n.first_seen > now() - interval '1 minute')
     -- In the order of names, as see_workers locks.
     order by o.worker for update
   ), over as (

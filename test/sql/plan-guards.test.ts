@@ -17,6 +17,7 @@ const BOUND = {
   extend: 150,
   release: 250,
   refuse: 350,
+  'take back': 250,
   priority: 300,
   // it counts up to ten thousand others, and looks at the last that ended
   explain: 2500,
@@ -170,6 +171,16 @@ function guard(session: Session, hints: Hints): void {
   test('so does extending a lease', () =>
     assertBounded('extend', async () =>
       touched(session, 'select * from tasklane.extend_leases(array[$1::bigint], null)', [await running()]),
+    ));
+
+  test('so does taking back what ran', () =>
+    assertBounded('take back', async () =>
+      touched(
+        session,
+        `with gone as (delete from tasklane.running where id = $1 returning *)
+         select t.* from tasklane.take_back((select array_agg(g::tasklane.running) from gone g), 'lapsed') t`,
+        [await running()],
+      ),
     ));
 
   for (const delay of [0, 60])
