@@ -88,6 +88,17 @@ export type Task<Data = Record<string, unknown>, Body = unknown> = {
   attempts?: Attempt[];
 };
 
+/** Why a task is where it is. */
+export type TaskExplanation = {
+  status: TaskStatus;
+  /** Of a waiting task: how many of its lane go before it, counted up to 10,000. */
+  position: number | null;
+  /** When a waiting task may be taken; null while that is not known. */
+  eta_seconds: number | null;
+  reason: string;
+  rule: LaneRule | 'behind' | 'deferred' | 'running' | 'ended';
+};
+
 export type TaskFilter = {
   queue?: string | undefined;
   level?: number | undefined;
@@ -171,7 +182,19 @@ export type Queue = {
   paused: boolean;
 };
 
-export type LevelCounts = { level: number; waiting: number; deferred: number; running: number };
+/** What keeps tasks of a lane from being answered. */
+export type LaneRule = 'paused' | 'no_worker' | 'worker_lost' | 'upstream_failing' | 'upstream_refusing' | 'limit';
+
+export type LevelCounts = {
+  level: number;
+  waiting: number;
+  deferred: number;
+  running: number;
+  /** null: nothing keeps them. */
+  rule: LaneRule | null;
+  /** The same in a sentence. */
+  reason: string | null;
+};
 
 export type LaneStats = LevelCounts & {
   queue: string;
@@ -186,14 +209,36 @@ export type Channel = { id: number; endpoint: string; model: string; queue: stri
 export type Role = 'client' | 'worker' | 'admin';
 export type Key = { id: string; role: Role; tenant: string; name: string; created_at: number };
 
+/** What a worker says of a server that it sends tasks to. */
+export type UpstreamReport = {
+  url: string;
+  /** refusing: it says nothing but that it has no room. failing: nothing goes well. away: it is not used until it answers again. */
+  state: 'healthy' | 'refusing' | 'failing' | 'away';
+  /** Epoch milliseconds: since when it is in this state. */
+  since: number;
+  /** What it answered last in this state. */
+  status?: number | null | undefined;
+  message?: string | null | undefined;
+  in_flight: number;
+  limit: number;
+  /** Whose tasks it gets; without them, all that the worker takes. */
+  queues?: readonly string[] | null | undefined;
+};
+
 export type WorkerInfo = {
   id: string;
   name: string;
+  host: string;
+  /** stopped: it said good-bye. lost: it has not been seen for 45 seconds. Both go after an hour. */
+  state: 'active' | 'draining' | 'stopped' | 'lost';
   capacities: Record<string, number> | null;
   lanes: string[];
   first_seen: number;
   last_seen: number;
+  stopped_at: number | null;
   draining: boolean;
+  /** null: it tells of none. */
+  upstreams: UpstreamReport[] | null;
   running: number;
   /** Tasks a second, over the last minute. */
   rate: number;

@@ -340,8 +340,9 @@ test('what a server is set up with can be read and changed', async () => {
   assert.equal(await admin.queues.backlog(`${queue}:1`), 1);
   assert.equal((await admin.queues.stats(`${queue}:1`)).waiting, 1);
   assert.ok((await admin.stats()).some((lane) => lane.queue === queue && lane.waiting === 1));
+  const reason = `no worker takes from ${queue}:1`;
   assert.deepEqual((await client.queues.list()).find((one) => one.queue === queue)?.levels, [
-    { level: 1, waiting: 1, deferred: 0, running: 0 },
+    { level: 1, waiting: 1, deferred: 0, running: 0, rule: 'no_worker', reason },
   ]);
   assert.equal(await admin.queues.clear(`${queue}:1`), 1);
 

@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import type { QueueSettings } from '../../types.ts';
 import { given, integer, seconds } from '../arguments.ts';
+import { lanesOf, showCauses } from '../causes.ts';
 import type { Context } from '../context.ts';
 import { usage } from '../failure.ts';
 import type { Act } from '../families.ts';
@@ -137,14 +138,17 @@ async function list({ client, out }: Context): Promise<void> {
       LANES.slice(0, 5),
       laneRows(queues).map((row) => row.slice(0, 5)),
     );
+    showCauses(out, lanesOf(queues));
   });
 }
+
+const COUNTS = LANES.filter(({ head }) => ['LANE', 'WAITING', 'DEFERRED', 'RUNNING'].includes(head));
 
 async function show({ client, out }: Context, name: string): Promise<void> {
   const queue = await client.queues.get(name);
   const { retry } = queue;
   const limited = (value: number | null) => value ?? 'no limit';
-  await out.either(queue, () =>
+  await out.either(queue, async () => {
     out.fields([
       ['Queue', queue.queue],
       ['Endpoint', queue.endpoint],
@@ -161,8 +165,16 @@ async function show({ client, out }: Context, name: string): Promise<void> {
       ['Max completed', limited(queue.max_completed_tasks)],
       ['Aging', queue.aging_seconds === 0 ? 'off' : `${queue.aging_seconds}s`],
       ['Retention', `${queue.retention_seconds}s`],
-    ]),
-  );
+    ]);
+    const shown = (await client.queues.list()).filter((one) => one.queue === name && one.levels.length > 0);
+    if (shown.length === 0) return;
+    out.print('');
+    await out.table(
+      COUNTS,
+      lanesOf(shown).map((lane) => [`${name}:${lane.level}`, lane.waiting, lane.deferred, lane.running]),
+    );
+    showCauses(out, lanesOf(shown));
+  });
 }
 
 async function register(
