@@ -29,7 +29,7 @@ export async function checkDatabase(url: string): Promise<Check[]> {
     client.on('error', () => undefined);
     await client.connect();
     // Poolers refuse these when they come with the connection.
-    await client.query("select set_config('lock_timeout', '2s', false), set_config('statement_timeout', '4s', false), set_config('synchronous_commit', 'local', false)");
+    await client.query("select set_config('lock_timeout', '2s', false), set_config('statement_timeout', '4s', false)");
     return client;
   };
   let database: Client;
@@ -158,6 +158,8 @@ async function notify(listener: Client, connect: () => Promise<Client>): Promise
   const speaker = await connect();
   try {
     await listener.query('listen tasklane_doctor');
+    // A standby that is away is told elsewhere.
+    await speaker.query('set synchronous_commit = local');
     const began = performance.now();
     await speaker.query('notify tasklane_doctor');
     if ((await Promise.race([heard, late])) === 'late') return problem('notify', 'LISTEN hears nothing', advice);
