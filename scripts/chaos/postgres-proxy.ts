@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 type Pair = { client: Socket; postgres: Socket; silent: boolean; delayMs: number };
 
@@ -11,13 +12,26 @@ export async function startPostgresProxy(target: string) {
   let newOnes: 'work' | 'refuse' | 'hang' = 'work';
 
   const pipe = (pair: Pair, from: Socket, to: Socket) => {
-    from.on('data', (bytes) => {
-      if (pair.silent) return;
-      if (pair.delayMs > 0) setTimeout(() => pair.silent || to.write(bytes), pair.delayMs);
-      else to.write(bytes);
-    });
+    // However late, in the order in which it was sent.
+    let last = Promise.resolve();
+    let waiting = 0;
+    const pass = (act: () => void) => {
+      const go = () => {
+        if (!pair.silent) act();
+      };
+      if (waiting === 0 && pair.delayMs === 0) return go();
+      const at = performance.now() + pair.delayMs;
+      waiting++;
+      last = last
+        .then(() => sleep(Math.max(0, at - performance.now())))
+        .then(() => {
+          waiting--;
+          go();
+        });
+    };
+    from.on('data', (bytes) => pass(() => to.write(bytes)));
     from.on('error', () => undefined);
-    from.on('end', () => pair.silent || to.end());
+    from.on('end', () => pass(() => to.end()));
     from.on('close', () => {
       pairs.delete(pair);
       if (!pair.silent) to.destroy();

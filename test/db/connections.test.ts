@@ -8,7 +8,7 @@ import { readLaneStats } from '../../server/db/queues.ts';
 import { createDatabase } from '../support/database.ts';
 import { until } from '../support/server.ts';
 
-const LIMIT_MS = 500;
+const LIMIT_MS = 1500;
 
 /** A database of its own behind a proxy, and a session in it that goes past that. */
 async function behindProxy(t: TestContext, maxConnections: number) {
@@ -73,7 +73,7 @@ test('while Postgres gives no more connections, calls wait for those that are th
 
 test('a call that waits for a connection is given up in time, and the one that has it goes on', async (t) => {
   const { db } = await behindProxy(t, 1);
-  const long = db.query(sql.unsafe`select pg_sleep(1) is null as asleep`, 'long');
+  const long = db.query(sql.unsafe`select pg_sleep(2.5) is null as asleep`, 'long');
   await assert.rejects(readLaneStats(db), away);
   assert.deepEqual(await long, [{ asleep: false }]);
 });
