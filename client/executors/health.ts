@@ -1,4 +1,4 @@
-import type { UpstreamReport } from '../worker/executor.ts';
+import type { UpstreamReport } from '../types.ts';
 import type { Log } from '../worker/log.ts';
 import type { NotAnswered } from './reply.ts';
 

@@ -1,4 +1,5 @@
-import type { TaskAnswer, TaskWrapper, UpstreamReport } from '../worker/executor.ts';
+import type { UpstreamReport } from '../types.ts';
+import type { TaskAnswer, TaskWrapper } from '../worker/executor.ts';
 import { type Concurrency, createLimit, type Outcome } from '../worker/limit.ts';
 import type { Log } from '../worker/log.ts';
 import { answerTooLarge, TooLarge } from '../worker/too-large.ts';

@@ -1,4 +1,4 @@
-import type { Task } from '../types.ts';
+import type { Task, UpstreamReport } from '../types.ts';
 
 /** What a task is answered with. `status_code` 200-299 makes it `succeeded`, anything else up to 599 `failed`. */
 export type TaskAnswer = {
@@ -20,22 +20,6 @@ export type RetryLater = {
   begun?: boolean | undefined;
   /** What the model server said. The task ends with it where it is tried no more. */
   answer?: TaskAnswer | undefined;
-};
-
-/** An upstream as its worker sees it. */
-export type UpstreamReport = {
-  url: string;
-  /** `refusing` and `failing`: nothing else has come from it since. `away`: it is not used until it answers again. */
-  state: 'healthy' | 'refusing' | 'failing' | 'away';
-  /** Epoch milliseconds: since when it is so. */
-  since: number;
-  /** Of its last refusal or failure, where it is not healthy. */
-  status?: number | undefined;
-  message?: string | undefined;
-  in_flight: number;
-  limit: number;
-  /** The only queues it serves; all where there are none. */
-  queues?: readonly string[] | undefined;
 };
 
 /** JSON that is passed on as it is written: `1.0` stays `1.0`. */

@@ -1,12 +1,14 @@
 import { hostname } from 'node:os';
 import type { Http } from '../http.ts';
-import type { UpstreamReport } from './executor.ts';
+import type { UpstreamReport } from '../types.ts';
 import type { Log } from './log.ts';
 
-/** How often what a worker says of itself may change, and how often it says so without a take. */
+/** How often what a worker says of itself with its takes may change. */
 const SAY_MS = 5000;
-/** An upstream that comes and goes is told this often. */
+/** How often an upstream that comes and goes is told. */
 const NEWS_MS = 1000;
+/** A worker that takes nothing says that it is there. */
+const SILENT_MS = 15_000;
 const TIMEOUT_MS = 5000;
 const GOOD_BYE_MS = 1000;
 
@@ -62,23 +64,26 @@ export function createReport(
     sending = false;
   };
 
+  /** What nobody knows yet; a take tells it, too. */
+  const tell = () => {
+    const isNews = statesOf(look()) !== statesOf(said);
+    if (!isNews && Date.now() - lookedAt < SILENT_MS) return;
+    lookedAt = Number.NEGATIVE_INFINITY;
+    void sendNow();
+  };
+
   return {
     /** To be sent with a take. */
     now,
     /** The first word. Throws what the server says to the key. */
     hello: send,
     start(): void {
-      timer = setInterval(() => {
-        if (Date.now() - sentAt >= SAY_MS) void sendNow();
-      }, NEWS_MS);
+      timer = setInterval(tell, NEWS_MS);
       timer.unref();
     },
     /** An upstream may have come or gone. */
     changed(): void {
-      if (timer === undefined || statesOf(look()) === statesOf(said)) return;
-      lookedAt = Number.NEGATIVE_INFINITY;
-      if (Date.now() - sentAt >= NEWS_MS) void sendNow();
-      else sentAt = Date.now() - SAY_MS;
+      if (timer !== undefined && Date.now() - sentAt >= NEWS_MS) tell();
     },
     /** Says good-bye, if it can be heard. */
     async stop(): Promise<void> {
