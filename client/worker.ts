@@ -192,7 +192,7 @@ export function createWorker(options: WorkerOptions) {
   return {
     id,
     /**
-     * Resolves when it takes. A server that can't be reached yet is waited for. Throws NotFoundError for a queue that is not registered, AuthenticationError
+     * Resolves when it takes, or was stopped meanwhile. A server that can't be reached yet is waited for. Throws NotFoundError for a queue that is not registered, AuthenticationError
      * or PermissionDeniedError for a key that won't do.
      */
     async start(): Promise<void> {
@@ -209,7 +209,7 @@ export function createWorker(options: WorkerOptions) {
         await outlast(() => report.hello(), log, stopping.signal);
       } catch (error) {
         removeSignalHandlers();
-        throw error;
+        if (!stopping.signal.aborted) throw error;
       }
       if (!stopping.signal.aborted) run();
     },

@@ -91,8 +91,8 @@ async function work(context: Context, argv: string[], options: Options): Promise
     });
   });
 
+  let stopping = false;
   const stopped = new Promise<void>((resolve) => {
-    let stopping = false;
     const stop = (signal: string) => {
       if (stopping) process.exit(EXIT.failed);
       stopping = true;
@@ -103,6 +103,7 @@ async function work(context: Context, argv: string[], options: Options): Promise
     process.on('SIGINT', stop);
   });
   const started = worker.start().then(() => {
+    if (stopping) return stopped;
     const to = name === 'command' ? settings.command.join(' ') : upstreams.map(({ url }) => url).join(', ');
     out.print(
       `tasklane worker ${settings.name ?? worker.id} ready: ${queues.join(', ')} from ${config.url} to ${to}, concurrency ${concurrency}`,
