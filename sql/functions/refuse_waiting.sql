@@ -6,6 +6,7 @@ set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off se
 set plan_cache_mode = force_generic_plan as $$
 -- Ends live tasks whose clients wait, and that nobody takes since all model servers of their queue are out: up to p_limit that have waited for its
 -- live_refusal_seconds since their put and since the last of these servers went out. They are dead with what that server said last.
+-- A server that refuses or fails is still asked now and then: for 3 seconds more a task may get its words from there, by a release.
 -- A queue is judged by the workers of its lane at level 0 that were seen within 45 s and do not drain. It is left alone while one of them says
 -- nothing of its upstreams, or has a healthy one that serves the queue, and while it is paused.
 -- Returns  what end_tasks does, and the answer of each.
@@ -38,11 +39,11 @@ begin
     from (select s.*, bool_and(s.state in ('refusing', 'failing', 'away')) over (partition by s.queue) as all_out from servers s) v
     where v.all_out order by v.queue, v.since desc
   )
-  select array_agg(l.lane_id), array_agg(o.since), array_agg(make_interval(secs => q.live_refusal_seconds)),
+  select array_agg(l.lane_id), array_agg(o.since), array_agg(make_interval(secs => q.live_refusal_seconds + case o.state when 'away' then 0 else 3 end)),
          array_agg(case when o.state <> 'away' and o.status between 400 and 599 then o.status else 502 end),
-         array_agg(json_build_object('error', json_build_object(
-           'message', coalesce(o.message, case o.state when 'away' then 'there is no connection to the model server' else 'the model server answers no request' end),
-           'type', 'upstream_error', 'param', null, 'code', case o.state when 'failing' then 'upstream_broken' else 'upstream_refused' end))::text)
+         array_agg(format('{"error":{"message":%s,"type":"upstream_error","param":null,"code":"%s"}}',
+           to_json(coalesce(o.message, case o.state when 'away' then 'there is no connection to the model server' else 'the model server answers no request' end)),
+           case o.state when 'failing' then 'upstream_broken' else 'upstream_refused' end))
     into v_lanes, v_out_since, v_patience, v_status_codes, v_bodies
   from out o
   cross join lateral (select * from queue q where q.queue = o.queue and q.deleted_at is null and not q.paused limit 1) q

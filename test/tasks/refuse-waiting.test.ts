@@ -73,15 +73,20 @@ describe('a live task that nobody takes since its model servers are out', () => 
   });
 
   test('ends with 502 where there is no connection, and with the status of a server that fails', async () => {
-    for (const [upstream, status, code] of [
+    const cases = [
       [AWAY, 502, 'upstream_refused'],
       [out('failing', { status: 500, message: 'CUDA' }), 500, 'upstream_broken'],
       [out('failing'), 502, 'upstream_broken'],
       [{ ...REFUSING, status: 503 }, 503, 'upstream_refused'],
-    ] as const) {
+    ] as const;
+    const queues: string[] = [];
+    for (const [upstream] of cases) {
       const queue = await f.queue(CHAT, { live_refusal_seconds: 0 });
       await reporting([`${queue}:0`], [upstream]);
-      const answer = await ask(queue);
+      queues.push(queue);
+    }
+    for (const [nth, answer] of (await Promise.all(queues.map(ask))).entries()) {
+      const [, status, code] = cases[nth] as (typeof cases)[number];
       assert.deepEqual([answer.status, answer.json.error.code], [status, code]);
       assert.equal(answer.headers.get('x-should-retry'), status === 503 ? null : 'false');
     }
