@@ -2,6 +2,8 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+const KEEPALIVE_MS = 5000;
+
 type Pair = { client: Socket; postgres: Socket; silent: boolean; delayMs: number };
 
 /** A TCP proxy before Postgres that does to its connections what networks do. New ones work, unless `refuse` or `hang` is said. */
@@ -34,7 +36,9 @@ export async function startPostgresProxy(target: string) {
     from.on('end', () => pass(() => to.end()));
     from.on('close', () => {
       pairs.delete(pair);
-      if (!pair.silent) to.destroy();
+      // Of a silent one the other side learns by its keepalives.
+      if (pair.silent) setTimeout(() => to.destroy(), KEEPALIVE_MS).unref();
+      else to.destroy();
     });
   };
   const server = createServer({ allowHalfOpen: true }, (client) => {

@@ -13,6 +13,10 @@ const SETTINGS = {
   search_path: 'pg_catalog',
   default_transaction_isolation: 'read committed',
   idle_in_transaction_session_timeout: '60s',
+  // Or Postgres would keep, for two hours, sessions of connections that the network has forgotten.
+  tcp_keepalives_idle: '30s',
+  tcp_keepalives_interval: '10s',
+  tcp_keepalives_count: '3',
 };
 
 /** Postgres looks so often whether we still wait for a statement; on Windows, and before 14, it can't. */
