@@ -74,6 +74,10 @@ export function apiError(status: number, headers: Headers, body: unknown): ApiEr
   return new Class(status, headers, body);
 }
 
+/** A refusal that no repeat can change. */
+export const isFinal = (error: unknown): boolean =>
+  error instanceof ApiError && error.status < 500 && error.status !== 408 && error.status !== 429;
+
 /** From the Task API's envelope, or OpenAI's. */
 function messageOf(body: unknown): string | undefined {
   if (typeof body === 'string') return body.slice(0, 500) || undefined;

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { ServerOptions } from './environment.ts';
-import { ApiError, NotFoundError } from './errors.ts';
+import { isFinal, NotFoundError } from './errors.ts';
 import { backoff, createHttp, type Http, sleep } from './http.ts';
 import type { Queue, Strategy, Task } from './types.ts';
 import { createAnswers } from './worker/answers.ts';
@@ -13,6 +13,7 @@ import { createLeases } from './worker/leases.ts';
 import type { Concurrency } from './worker/limit.ts';
 import type { Log } from './worker/log.ts';
 import { createProgress, type Transport } from './worker/progress.ts';
+import { createReport } from './worker/report.ts';
 import { createRoom, queueOf, type Room } from './worker/room.ts';
 import { takeFrom } from './worker/takes.ts';
 
@@ -37,30 +38,33 @@ export type WorkerOptions = ServerOptions & {
   prefetch?: number;
   /** In which order tasks come from the live lanes, and from the others; `fifo` by default. */
   strategy?: Strategy;
-  /** After a worker that died its tasks go back in this time; 60 by default. As long as it lives, it extends them. */
+  /** After a worker that died its tasks go back in this time: 30, or its queues' where that is less, by default. As long as it lives, it extends them. */
   leaseSeconds?: number;
   /** Passes over queues of other endpoints; and queues that are not registered yet are, for this one. */
   endpoint?: string;
   /** Shown beside its tasks; the host's name and a random part by default. */
   id?: string;
   name?: string;
-  /** How long `stop` waits for what has begun, before it gives that back too; 30 by default. */
+  /** How long `stop` takes at most: it waits for what has begun, and in the last fifth, 2 to 5 seconds, gives that back too; 30 by default. */
   drainSeconds?: number;
   transport?: Transport;
   /** Whether SIGTERM and SIGINT stop it; true by default. */
   handleSignals?: boolean;
-  /** Gets what it has to say, a line at a time. */
+  /** Gets what it has to say, a line at a time; stderr by default. */
   log?: Log;
 };
 
 export type Worker = ReturnType<typeof createWorker>;
 
-/** How often what a worker says of itself may change. */
-const SAY_MS = 5000;
+/** It is extended every five seconds, and outlasts a database that is away for twenty. */
+const LEASE_SECONDS = 30;
 /** What `stop` gives a take to come back by itself. */
 const HANG_UP_MS = 300;
-/** What `stop` gives the server to take the last answers. */
-const ANSWERS_MS = 10_000;
+/** The end of `drainSeconds`, in which the server takes the last answers and what is given back: a fifth, within these bounds. */
+const LEAST_LAST_MS = 2000;
+const MOST_LAST_MS = 5000;
+/** What `stop` gives an executor to close. */
+const CLOSE_MS = 10_000;
 const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 
 /**
@@ -72,9 +76,8 @@ export function createWorker(options: WorkerOptions) {
     reserve,
     prefetch = 0,
     strategy = 'fifo',
-    leaseSeconds = 60,
     drainSeconds = 30,
-    log = () => undefined,
+    log = (line) => void process.stderr.write(`${line}\n`),
   } = options;
   if (options.queues.length === 0) throw new TypeError('queues: name at least one lane, such as "llama3:0"');
   for (const lane of options.queues) {
@@ -90,7 +93,8 @@ export function createWorker(options: WorkerOptions) {
   const http = createHttp({ ...options, maxRetries: 0 });
   const answers = createAnswers(http, log);
   const progress = createProgress(http, options.transport ?? 'auto', log);
-  const leases = createLeases(http, leaseSeconds, log);
+  let leaseSeconds = options.leaseSeconds ?? LEASE_SECONDS;
+  const leases = createLeases(http, id, () => leaseSeconds, log);
   const changes = createChanges();
   const stopping = new AbortController();
   const hangUp = new AbortController();
@@ -118,20 +122,24 @@ export function createWorker(options: WorkerOptions) {
     else room.look();
   };
 
-  // The server keeps what a worker says of itself, at the price of a write whenever it changes.
-  let said = { id, ...(options.name !== undefined && { name: options.name }), capacities: {} };
-  let saidAt = Number.NEGATIVE_INFINITY;
-  const worker = () => {
-    if (Date.now() - saidAt >= SAY_MS) {
-      said = { ...said, capacities: Object.fromEntries(rooms.flatMap((room) => room.capacities())) };
-      saidAt = Date.now();
-    }
-    return said;
+  const who = { id, ...(options.name !== undefined && { name: options.name }) };
+  const look = () => {
+    const upstreams = executor.upstreams?.();
+    return {
+      capacities: Object.fromEntries(rooms.flatMap((room) => room.capacities())),
+      ...(upstreams && { upstreams }),
+    };
   };
+  const report = createReport(http, who, look, log);
+  executor.onChange?.(() => {
+    for (const room of rooms) room.look();
+    report.changed();
+  });
 
   let loops: Promise<void>[] = [];
   const run = () => {
-    const what = { leaseSeconds, endpoint: options.endpoint, worker };
+    const what = { leaseSeconds, endpoint: options.endpoint, worker: report.now };
+    report.start();
     loops = rooms.flatMap((room) => {
       const on = { changes, take: takeInto(room), log, signal: stopping.signal, hangUp: hangUp.signal };
       return room
@@ -148,18 +156,20 @@ export function createWorker(options: WorkerOptions) {
     await Promise.all(loops);
     clearTimeout(late);
     const over = Promise.all([...hands].map((hand) => hand.over));
-    await within(drainSeconds * 1000, over);
+    const lastMs = Math.min(Math.max(drainSeconds * 200, LEAST_LAST_MS), MOST_LAST_MS);
+    await within(Math.max(drainSeconds * 1000 - lastMs, 0), over);
     // Nothing is wrong with a task whose worker is told to stop, so its attempt does not count.
     for (const hand of hands) {
       hand.abort('stopping');
       hand.giveBack();
     }
-    await within(ANSWERS_MS, over);
+    await within(lastMs, over);
     givenUp.abort();
     answers.stop();
     progress.stop();
     leases.stop();
-    await executor.close?.();
+    await report.stop();
+    await within(CLOSE_MS, Promise.resolve(executor.close?.()));
     removeSignalHandlers();
   };
   let stopped: Promise<void> | undefined;
@@ -182,7 +192,7 @@ export function createWorker(options: WorkerOptions) {
   return {
     id,
     /**
-     * Resolves when it takes. A server that can't be reached yet is waited for. Throws NotFoundError for a queue that is not registered, AuthenticationError
+     * Resolves when it takes, or was stopped meanwhile. A server that can't be reached yet is waited for. Throws NotFoundError for a queue that is not registered, AuthenticationError
      * or PermissionDeniedError for a key that won't do.
      */
     async start(): Promise<void> {
@@ -193,10 +203,13 @@ export function createWorker(options: WorkerOptions) {
           queues.map((queue) => find(http, queue, options.endpoint, log, stopping.signal)),
         );
         if (options.handlers) checkHandlers(options.handlers, found);
+        if (options.leaseSeconds === undefined)
+          leaseSeconds = Math.min(LEASE_SECONDS, ...found.map(({ lease_seconds }) => lease_seconds));
         await executor.check?.();
+        await outlast(() => report.hello(), log, stopping.signal);
       } catch (error) {
         removeSignalHandlers();
-        throw error;
+        if (!stopping.signal.aborted) throw error;
       }
       if (!stopping.signal.aborted) run();
     },
@@ -223,16 +236,24 @@ async function find(
   log: Log,
   signal: AbortSignal,
 ): Promise<Queue> {
+  const read = () => http.json<Queue>('GET', `/v1/queue/${name}/metadata`, { signal });
+  try {
+    return await outlast(read, log, signal);
+  } catch (error) {
+    if (!(error instanceof NotFoundError) || endpoint === undefined) throw error;
+    const body = { queue: name, endpoint };
+    await outlast(() => http.json('POST', '/v1/queue/register', { body, signal }), log, signal);
+    return outlast(read, log, signal);
+  }
+}
+
+/** Calls a server that is away again, until `signal` aborts. Throws what no repeat can change. */
+async function outlast<Reply>(call: () => Promise<Reply>, log: Log, signal: AbortSignal): Promise<Reply> {
   for (let failed = 0; ; failed++) {
     try {
-      return await http.json<Queue>('GET', `/v1/queue/${name}/metadata`, { signal });
+      return await call();
     } catch (error) {
-      if (error instanceof NotFoundError && endpoint !== undefined) {
-        await http.json('POST', '/v1/queue/register', { body: { queue: name, endpoint }, signal });
-        continue;
-      }
-      if (error instanceof ApiError && error.status < 500 && error.status !== 429) throw error;
-      if (signal.aborted) throw error;
+      if (isFinal(error) || signal.aborted) throw error;
       if (failed === 0) log(`waits for the server: ${(error as Error).message}`);
       await sleep(backoff(failed), signal);
     }

@@ -51,6 +51,8 @@ const environment = z.object({
   TASKLANE_FORWARD_HEADERS: z.string().default('').transform(headerNames),
   /** Connections to the database, besides two for listening and jobs. */
   TASKLANE_MAX_CONNECTIONS: number(2, 200, 10),
+  /** How long a call to Postgres may take that has little to do. */
+  TASKLANE_DATABASE_SECONDS: number(1, 600, 10),
   /** Addresses (CIDRs, comma-separated) that callbacks may go to although they are private. */
   TASKLANE_CALLBACK_ALLOW: z
     .string()

@@ -89,6 +89,7 @@ const serve = {
   log_level: oneOf('trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'),
   max_body_bytes: integer(1024),
   max_connections: integer(2),
+  database_seconds: integer(1),
   callback_allow: text,
   idempotency_seconds: integer(1),
   event_retention_seconds: integer(60),

@@ -1,6 +1,7 @@
 import { answerHeaders } from '../../server/protocol/answer-headers.ts';
 import { retryAfterOf } from '../errors.ts';
 import { JsonText, type TaskAnswer } from '../worker/executor.ts';
+import type { Went } from './breaker.ts';
 import { wholeOf } from './reply-text.ts';
 
 const LONGEST_RETRY_AFTER_SECONDS = 3600;
@@ -23,27 +24,33 @@ export type Reply = {
 /** The model server gave no answer to pass on: it refused the request, and has done nothing, or it failed. */
 export class NotAnswered extends Error {
   readonly outcome: 'refused' | 'failed';
+  /** What the task ends with where it is tried no more. */
+  readonly answer: TaskAnswer;
   /** Seconds, as the server asked for. */
   readonly retryAfter: number | undefined;
-  /** It says that the server may be away: there was no connection, or it broke, or the reply was a 5xx. */
-  readonly isOfServer: boolean;
+  /** What it says of the server: `badly` that it may be away, `away` that it is. */
+  readonly went: Went;
 
   constructor(
     outcome: 'refused' | 'failed',
     message: string,
-    more: { retryAfter?: number | undefined; isOfServer?: boolean } = {},
+    more: { answer?: TaskAnswer; retryAfter?: number | undefined; went?: Went } = {},
   ) {
     super(cleaned(message));
     this.outcome = outcome;
+    this.answer = more.answer ?? { status_code: 502, body: upstreamError(message, 'upstream_broken') };
     this.retryAfter = more.retryAfter;
-    this.isOfServer = more.isOfServer ?? false;
+    this.went = more.went ?? 'unknown';
   }
 }
+
+/** What no other try can change: it is not implemented there. */
+const FINAL = new Set([501, 505, 510]);
 
 /** What a status that is no answer means; undefined for one that is. */
 export function outcomeOf(status: number): 'refused' | 'failed' | undefined {
   if (status === 429 || status === 503 || status === 425) return 'refused';
-  return status >= 500 || status === 408 ? 'failed' : undefined;
+  return (status >= 500 && !FINAL.has(status)) || status === 408 ? 'failed' : undefined;
 }
 
 /** The error of a reply that is no answer. */
@@ -52,15 +59,13 @@ export function notAnswered(status: number, headers: ReplyHeaders, text: string)
   if (outcome === undefined) return undefined;
   const asked = headers['retry-after'];
   const retryAfter = typeof asked === 'string' ? retryAfterOf(new Headers({ 'retry-after': asked })) : undefined;
-  return new NotAnswered(
-    outcome,
-    `the model server answered ${status}: ${messageOf(parsed(text)) ?? shortened(text)}`,
-    {
-      // That there is too much to do is the limit's business.
-      isOfServer: outcome === 'failed',
-      retryAfter: retryAfter === undefined ? undefined : Math.min(retryAfter, LONGEST_RETRY_AFTER_SECONDS),
-    },
-  );
+  const message = `the model server answered ${status}: ${messageOf(parsed(text)) ?? shortened(text)}`;
+  return new NotAnswered(outcome, message, {
+    answer: { status_code: status, body: bodyOf({ status, headers }, text), ...besidesOf({ headers }) },
+    retryAfter: retryAfter === undefined ? undefined : Math.min(retryAfter, LONGEST_RETRY_AFTER_SECONDS),
+    // That there is too much to do is the limit's business.
+    went: outcome === 'failed' ? 'badly' : 'unknown',
+  });
 }
 
 /** The whole of a reply as an answer: its JSON to the letter. `wrap` makes something of the text of a 2xx without JSON, which else is a failure. */
@@ -70,12 +75,12 @@ export async function answerOf(reply: Reply, wrap?: (text: string) => unknown): 
 }
 
 /** What an answer has of its reply besides status and body. */
-export function besidesOf(reply: Reply): Pick<TaskAnswer, 'request_id' | 'headers'> {
+export function besidesOf(reply: Pick<Reply, 'headers'>): Pick<TaskAnswer, 'request_id' | 'headers'> {
   const headers = answerHeaders(reply.headers);
   return { request_id: requestIdOf(reply), ...(headers && { headers }) };
 }
 
-function requestIdOf({ headers }: Reply): string | undefined {
+function requestIdOf({ headers }: Pick<Reply, 'headers'>): string | undefined {
   const id = headers['x-request-id'];
   return typeof id === 'string' && id !== '' ? id.slice(0, LONGEST_REQUEST_ID) : undefined;
 }
@@ -95,11 +100,15 @@ export const parsed = (text: string): unknown => {
   }
 };
 
-export const upstreamError = (message: string) => ({
-  error: { message, type: 'upstream_error', param: null, code: 'upstream_error' },
+export const upstreamError = (message: string, code = 'upstream_error') => ({
+  error: { message, type: 'upstream_error', param: null, code },
 });
 
-function bodyOf({ status, headers }: Reply, text: string, wrap: ((text: string) => unknown) | undefined): unknown {
+function bodyOf(
+  { status, headers }: Pick<Reply, 'status' | 'headers'>,
+  text: string,
+  wrap?: (text: string) => unknown,
+): unknown {
   try {
     return new JsonText(text);
   } catch {

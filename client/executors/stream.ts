@@ -118,9 +118,16 @@ function errorOf(record: unknown, name: string | undefined): { status_code: numb
   if (!error && type !== 'error' && name !== 'error') return undefined;
   const status = [error?.status, error?.code].find((code) => Number.isInteger(code) && code >= 400 && code <= 599);
   if (status !== undefined && outcomeOf(status) === undefined) return { status_code: status, body: record };
-  const message = messageOf(record) ?? 'an error without words';
+  const message = messageOf(record);
   throw new NotAnswered(
     (status && outcomeOf(status)) || 'failed',
-    `the model server answered in the stream: ${message}`,
+    `the model server answered in the stream: ${message ?? 'an error without words'}`,
+    message === undefined ? {} : { answer: { status_code: status ?? 502, body: error ? record : enveloped(record) } },
   );
+}
+
+/** The error event of the Responses API, which has no envelope, in one. */
+function enveloped(record: unknown) {
+  const { message, param = null, code } = Object(record);
+  return { error: { message, type: 'upstream_error', param, code: code ?? 'upstream_broken' } };
 }

@@ -1,12 +1,13 @@
-import { sleep } from '../http.ts';
+import type { UpstreamReport } from '../types.ts';
 import type { TaskAnswer, TaskWrapper } from '../worker/executor.ts';
 import { type Concurrency, createLimit, type Outcome } from '../worker/limit.ts';
 import type { Log } from '../worker/log.ts';
 import { answerTooLarge, TooLarge } from '../worker/too-large.ts';
-import { createBreaker } from './breaker.ts';
+import { createBreaker, type Went } from './breaker.ts';
 import type { Dialect } from './dialect.ts';
+import { createHealth } from './health.ts';
 import { checkNames } from './options.ts';
-import { NotAnswered, notAnswered, outcomeOf } from './reply.ts';
+import { NotAnswered, notAnswered, outcomeOf, upstreamError } from './reply.ts';
 import { beginningOf, textOf } from './reply-text.ts';
 import { reasonOf, send, Unreachable } from './request.ts';
 
@@ -29,8 +30,8 @@ export type Ended =
       error: NotAnswered;
       /** A part of the answer has been shown. */
       passedOn: boolean;
-      /** The call that was to tell whether the server works again. */
-      isProbe: boolean;
+      /** The server went away with it, so nothing says that the task is to blame. */
+      wentAway: boolean;
     }
   | undefined;
 
@@ -44,7 +45,15 @@ const LONGEST_PAUSE_SECONDS = 5;
 /** A model server with a limit and a breaker of its own. Throws TypeError or RangeError for options that can't be. */
 export function createUpstream(
   options: UpstreamOptions,
-  how: { dialect: Dialect; concurrency: Concurrency; timeoutSeconds: number; healthSeconds: number; log: Log },
+  how: {
+    dialect: Dialect;
+    concurrency: Concurrency;
+    timeoutSeconds: number;
+    healthSeconds: number;
+    log: Log;
+    /** More calls may begin without the end of one, or it went or came. */
+    onChange(): void;
+  },
 ) {
   const { dialect, timeoutSeconds, log } = how;
   checkNames(options, ['url', 'apiKey', 'headers', 'queues', 'concurrency'], 'upstreams');
@@ -54,7 +63,8 @@ export function createUpstream(
     ...(options.apiKey !== undefined && { Authorization: `Bearer ${options.apiKey}` }),
     ...options.headers,
   };
-  const limit = createLimit(options.concurrency ?? how.concurrency);
+  const limit = createLimit(options.concurrency ?? how.concurrency, how.onChange);
+  const health = createHealth(base.host, log);
   const url = dialect.look?.(base);
 
   /** The status of the reply to a look. */
@@ -69,10 +79,17 @@ export function createUpstream(
   const breaker = createBreaker({
     look: url && (async () => void (await look())),
     longestPauseMs: how.healthSeconds * 1000,
+    onAdmits: how.onChange,
     onState(state, why) {
-      if (state === 'open' && !isOut) log(`${base.host} is not used for now: ${why}`);
+      if (state === 'open' && !isOut) {
+        const said = health.last?.message;
+        log(`${base.host} is not used for now: ${why}${said === undefined ? '' : `; ${said}`}`);
+      }
       if (state === 'closed') log(`${base.host} is used again: ${why}`);
       isOut = state !== 'closed';
+      if (isOut) health.out(breaker.cause);
+      else health.well();
+      how.onChange();
     },
   });
   /** In a row. */
@@ -88,7 +105,7 @@ export function createUpstream(
     const { signal } = controller;
     const abort = () => controller.abort(task.signal.reason);
     task.signal.addEventListener('abort', abort);
-    const ended = (outcome: Outcome, went: 'well' | 'badly' | 'unknown') => {
+    const ended = (outcome: Outcome, went: Went) => {
       end(outcome);
       trial.end(went);
       refusals = outcome === 'refused' ? refusals + 1 : outcome === 'done' ? 0 : refusals;
@@ -131,6 +148,7 @@ export function createUpstream(
         },
       });
       ended('done', 'well');
+      if (breaker.state === 'closed') health.well();
       return { answer };
     } catch (thrown) {
       if (task.signal.aborted) {
@@ -141,12 +159,13 @@ export function createUpstream(
         ended('done', 'well');
         return { answer: answerTooLarge(thrown) };
       }
-      const error = late
-        ? new NotAnswered('failed', `no answer within ${timeoutSeconds} seconds`, { isOfServer: true })
-        : faultOf(thrown);
-      // That there is too much to do is the limit's business.
-      ended(error.outcome, error.isOfServer ? 'badly' : 'unknown');
-      return { error, passedOn, isProbe: trial.isProbe };
+      const error = late ? lateFault(timeoutSeconds) : faultOf(thrown);
+      health.badly(task.task.task_id, error);
+      const isProbe = trial.isProbe;
+      ended(error.outcome, error.went);
+      // A connection that broke is the server's end, or the task's doing.
+      if (!late && !(thrown instanceof NotAnswered)) await breaker.suspect();
+      return { error, passedOn, wentAway: breaker.state === 'open' && !isProbe };
     } finally {
       clearTimeout(timer);
       task.signal.removeEventListener('abort', abort);
@@ -159,9 +178,6 @@ export function createUpstream(
     get admits() {
       return breaker.admits;
     },
-    get isOpen() {
-      return breaker.state === 'open';
-    },
     /** How many more calls can begin. */
     get room() {
       if (!breaker.admits) return 0;
@@ -172,14 +188,18 @@ export function createUpstream(
     },
     /** Begins at once, whatever the room. */
     call,
-    /** Keeps a place for a while. Rejects when the signal aborts. */
-    async pause(ms: number, signal: AbortSignal): Promise<void> {
-      const end = limit.begin();
-      try {
-        await sleep(ms, signal);
-      } finally {
-        end('ignored');
-      }
+    /** The last refusal or failure, while nothing has gone well since. */
+    get lastError() {
+      return health.last;
+    },
+    get report(): UpstreamReport {
+      return {
+        url: base.href,
+        ...health.report,
+        in_flight: limit.inFlight,
+        limit: limit.limit,
+        ...(queues && { queues }),
+      };
     },
     /** Seconds until a task that it refused should come back: longer the more it refuses, and not for all the same. */
     get comeBackSeconds() {
@@ -189,19 +209,40 @@ export function createUpstream(
     /** Rejects when it does not know our key; opens its breaker when it is away. */
     async check(): Promise<void> {
       if (!url) return;
-      const status = await look().catch((error) => breaker.open(reasonOf(error)));
+      const status = await look().catch((error) => {
+        health.badly('', refusedFault(error));
+        breaker.open('it does not answer');
+      });
       if (status === 401) throw new Error(`${base.host} answers 401 to ${url.pathname}: it does not know the apiKey`);
     },
-    stop: breaker.stop,
+    stop(): void {
+      breaker.stop();
+      health.stop();
+    },
   };
 }
 
 function faultOf(error: unknown): NotAnswered {
   if (error instanceof NotAnswered) return error;
+  if (error instanceof Unreachable) return refusedFault(error);
   const reason = reasonOf(error as NodeJS.ErrnoException);
-  if (error instanceof Unreachable)
-    return new NotAnswered('refused', `no connection to the model server: ${reason}`, { isOfServer: true });
-  return new NotAnswered('failed', `the connection to the model server broke: ${reason}`, { isOfServer: true });
+  return new NotAnswered('failed', `the connection to the model server broke: ${reason}`, { went: 'badly' });
+}
+
+function refusedFault(error: Error): NotAnswered {
+  const message = `no connection to the model server: ${reasonOf(error)}`;
+  return new NotAnswered('refused', message, {
+    answer: { status_code: 502, body: upstreamError(message, 'upstream_refused') },
+    went: 'away',
+  });
+}
+
+function lateFault(timeoutSeconds: number): NotAnswered {
+  const message = `no answer within ${timeoutSeconds} seconds`;
+  return new NotAnswered('failed', message, {
+    answer: { status_code: 504, body: upstreamError(message, 'upstream_timeout') },
+    went: 'badly',
+  });
 }
 
 function urlOf(text: string): URL {

@@ -1,10 +1,9 @@
-import { backoff } from '../http.ts';
 import type { TaskExecutor, TaskWrapper } from '../worker/executor.ts';
 import type { Concurrency } from '../worker/limit.ts';
 import type { Log } from '../worker/log.ts';
 import type { Dialect } from './dialect.ts';
 import { checkSeconds } from './options.ts';
-import { type NotAnswered, upstreamError } from './reply.ts';
+import type { NotAnswered } from './reply.ts';
 import { createUpstream, type Upstream, type UpstreamOptions } from './upstream.ts';
 
 /** What the executors that call servers have in common. */
@@ -14,38 +13,40 @@ export type UpstreamsOptions = {
   concurrency?: Concurrency | undefined;
   /** Until a call is given up; 600 by default. */
   timeoutSeconds?: number | undefined;
-  /** The longest time between looks at an upstream that is away; 10 by default. */
+  /** The longest pause before one that failed all its calls is tried again; 10 by default. One that is away is looked at every second. */
   healthSeconds?: number | undefined;
-  /** How often a call that failed is tried again before the attempt is given up; 2 by default. */
-  retries?: number | undefined;
   /** Gets a line when an upstream goes and comes. */
   log?: Log | undefined;
 };
 
-export const UPSTREAMS_OPTIONS = [
-  'upstreams',
-  'concurrency',
-  'timeoutSeconds',
-  'healthSeconds',
-  'retries',
-  'log',
-] as const;
+export const UPSTREAMS_OPTIONS = ['upstreams', 'concurrency', 'timeoutSeconds', 'healthSeconds', 'log'] as const;
+
+/** When a task comes back for which there is no upstream at all. */
+const NOWHERE_SECONDS = 5;
+/** How many tasks that failed are remembered, each with where. */
+const REMEMBERED = 10_000;
 
 /**
- * Has tasks answered by several servers: each goes to the one with the least load, to another where that one refuses or fails it, and back to its queue
- * where none is left. What a server refused, or what failed as it went away, counts as no attempt.
+ * Has tasks answered by several servers: each goes to the one with the least load, and to another where that one refuses it. What fails goes back to
+ * its queue: an attempt is one call. What a server refused, or what failed as it went away, counts as no attempt.
  */
 export function upstreamsExecutor(options: UpstreamsOptions, dialect: Dialect): TaskExecutor {
-  const { retries = 2, log = () => undefined, concurrency = 'auto' } = options;
+  const { log = () => undefined, concurrency = 'auto' } = options;
   if (!Array.isArray(options.upstreams) || options.upstreams.length === 0)
     throw new TypeError('upstreams: name at least one, such as { url: "http://127.0.0.1:8000" }');
-  if (!Number.isInteger(retries) || retries < 0)
-    throw new RangeError(`retries: ${retries} is not an integer from 0 on`);
   const timeoutSeconds = checkSeconds(options.timeoutSeconds ?? 600, 'timeoutSeconds');
   const healthSeconds = checkSeconds(options.healthSeconds ?? 10, 'healthSeconds');
+  let tellChange: () => void = () => undefined;
+  const onChange = () => tellChange();
   const upstreams = options.upstreams.map((one) =>
-    createUpstream(one, { dialect, concurrency, timeoutSeconds, healthSeconds, log }),
+    createUpstream(one, { dialect, concurrency, timeoutSeconds, healthSeconds, log, onChange }),
   );
+  const failedAt = new Map<string, Upstream>();
+  const remember = (taskId: string, upstream: Upstream) => {
+    failedAt.delete(taskId);
+    failedAt.set(taskId, upstream);
+    if (failedAt.size > REMEMBERED) failedAt.delete(failedAt.keys().next().value as string);
+  };
 
   const groups = new Map<string, Upstream[]>();
   const serving = (queue: string): Upstream[] => {
@@ -58,52 +59,57 @@ export function upstreamsExecutor(options: UpstreamsOptions, dialect: Dialect): 
     return group;
   };
 
-  const work = async (task: TaskWrapper): Promise<void> => {
-    const group = serving(task.task.queue);
-    const refusing = new Set<Upstream>();
-    /** Those that failed, each with whether the task itself may be to blame. */
-    const failing = new Map<Upstream, { toCount: boolean }>();
-    const giveBack = (how: NotAnswered | undefined, upstream: Upstream | undefined) => {
-      // A server that goes away takes all tasks with it that it has. But what fails alone, as the one that is to show whether it works again, may be what
-      // it dies of, and must come to an end.
-      const begun = [...failing].some(([one, { toCount }]) => toCount || !one.isOpen);
-      const reason = how?.message ?? `no model server is there for ${task.task.queue}`;
-      if (begun) return task.markRetryLater({ reason });
-      const delay_seconds = how?.retryAfter ?? (upstream ?? group[0])?.comeBackSeconds ?? 5;
-      task.markRetryLater({ begun: false, delay_seconds, reason });
-    };
+  const refused = (task: TaskWrapper, error: NotAnswered | undefined, upstream: Upstream | undefined) =>
+    task.markRetryLater({
+      begun: false,
+      delay_seconds: error?.retryAfter ?? upstream?.comeBackSeconds ?? NOWHERE_SECONDS,
+      reason: error?.message ?? `no model server is there for ${task.task.queue}`,
+      answer: error?.answer,
+    });
 
-    let upstream = leastLoaded(group.filter((one) => one.admits));
-    if (upstream === undefined) return giveBack(undefined, undefined);
-    for (let failed = 0; ; ) {
-      const ended = await upstream.call(task);
-      if (ended === undefined) return;
-      if ('answer' in ended) return task.markComplete(ended.answer);
-      const { error, passedOn, isProbe } = ended;
-      if (passedOn)
-        return task.markComplete({
-          status_code: 502,
-          body: upstreamError(`the model server broke off: ${error.message}`),
-        });
-      if (error.outcome === 'refused') refusing.add(upstream);
-      else {
-        failing.set(upstream, { toCount: isProbe || failing.get(upstream)?.toCount === true });
-        if (++failed > retries) return giveBack(error, upstream);
-      }
+  const work = async (task: TaskWrapper): Promise<void> => {
+    const { task_id: taskId, queue } = task.task;
+    const group = serving(queue);
+    const before = failedAt.get(taskId);
+    const asked = new Set<Upstream>();
+    let upstream = leastLoaded(
+      group.filter((one) => one.admits),
+      before,
+    );
+    if (upstream === undefined) return refused(task, group[0]?.lastError, group[0]);
+    for (;;) {
+      asked.add(upstream);
       const last: Upstream = upstream;
-      upstream = leastLoaded(group.filter((one) => one !== last && !refusing.has(one) && one.room >= 1));
-      if (upstream !== undefined) continue;
-      if (error.outcome === 'refused') return giveBack(error, last);
-      await last.pause(backoff(failed - 1), task.signal).catch(() => undefined);
-      if (task.signal.aborted) return;
-      upstream = leastLoaded(group.filter((one) => !refusing.has(one) && one.admits));
-      if (upstream === undefined) return giveBack(error, last);
+      const ended = await last.call(task);
+      if (ended === undefined) return;
+      if ('answer' in ended) {
+        failedAt.delete(taskId);
+        return task.markComplete(ended.answer);
+      }
+      const { error, passedOn, wentAway } = ended;
+      // What has been shown can't be taken back.
+      if (passedOn) return task.markComplete(error.answer);
+      const elsewhere = group.filter((one) => !asked.has(one) && one.room >= 1);
+      if (error.outcome === 'failed') {
+        remember(taskId, last);
+        // What a server dies of must come to an end: it goes free once.
+        if (wentAway && before === undefined) return refused(task, error, last);
+        // Another one may do better at once.
+        const soon = elsewhere.length > 0 && { delay_seconds: 0 };
+        return task.markRetryLater({ reason: error.message, answer: error.answer, ...soon });
+      }
+      upstream = leastLoaded(elsewhere, before);
+      if (upstream === undefined) return refused(task, error, last);
     }
   };
 
   return {
     submit: work,
     remainingCapacity: (queue) => serving(queue).reduce((sum, one) => sum + one.room, 0),
+    onChange(tell) {
+      tellChange = tell;
+    },
+    upstreams: () => upstreams.map((one) => one.report),
     groupOf: (queue) =>
       serving(queue)
         .map((one) => upstreams.indexOf(one))
@@ -118,9 +124,10 @@ export function upstreamsExecutor(options: UpstreamsOptions, dialect: Dialect): 
   };
 }
 
-function leastLoaded(among: Upstream[]): Upstream | undefined {
-  return among.reduce<Upstream | undefined>(
-    (best, one) => (best === undefined || one.load < best.load ? one : best),
-    undefined,
-  );
+/** `unwanted` only where there is no other. */
+function leastLoaded(among: Upstream[], unwanted?: Upstream): Upstream | undefined {
+  return among.reduce<Upstream | undefined>((best, one) => {
+    if (best === undefined || best === unwanted) return one;
+    return one !== unwanted && one.load < best.load ? one : best;
+  }, undefined);
 }

@@ -36,8 +36,10 @@ export function createAdaptiveLimit(options: {
   /** Milliseconds. */
   now?: () => number;
   later?: (then: () => void, ms: number) => unknown;
+  /** A place whose work was refused has rested. */
+  onFree?: () => void;
 }): Limit {
-  const { min, max, now = () => performance.now(), later = setTimeout } = options;
+  const { min, max, now = () => performance.now(), later = setTimeout, onFree = () => undefined } = options;
   let limit = options.initial;
   let inFlight = 0;
   /** Milliseconds that an answer takes, about. */
@@ -157,7 +159,10 @@ export function createAdaptiveLimit(options: {
         const took = now() - at;
         if (outcome !== 'refused') return end(mine, took, outcome);
         const rest = latency === undefined ? FIRST_REST_MS : Math.min(latency * REST, LONGEST_REST_MS);
-        later(() => end(mine, took, outcome), rest);
+        later(() => {
+          end(mine, took, outcome);
+          onFree();
+        }, rest);
       };
     },
   };

@@ -1,4 +1,4 @@
-import { ApiError } from '../errors.ts';
+import { ApiError, isFinal } from '../errors.ts';
 import { backoff, type Http, sleep } from '../http.ts';
 import { cut } from './cut.ts';
 import type { TaskAnswer } from './executor.ts';
@@ -47,6 +47,11 @@ export function createAnswers(http: Http, log: Log) {
         if (given.signal.aborted) return;
         if (error instanceof ApiError && (error.status === 400 || error.status === 413))
           return sendApart(pending, error);
+        if (isFinal(error)) {
+          log(`${pending.length} answers were refused: ${(error as Error).message}`);
+          for (const one of pending) one.settled();
+          return;
+        }
         if (failed === 0) log(`answers wait: ${(error as Error).message}`);
         await sleep(backoff(failed), given.signal).catch(() => undefined);
       }

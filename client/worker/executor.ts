@@ -1,4 +1,4 @@
-import type { Task } from '../types.ts';
+import type { Task, UpstreamReport } from '../types.ts';
 
 /** What a task is answered with. `status_code` 200-299 makes it `succeeded`, anything else up to 599 `failed`. */
 export type TaskAnswer = {
@@ -18,6 +18,8 @@ export type RetryLater = {
   reason?: string | undefined;
   /** false: nothing was done for the task (the model server refused it, say), so the attempt does not count. */
   begun?: boolean | undefined;
+  /** What the model server said. The task ends with it where it is tried no more. */
+  answer?: TaskAnswer | undefined;
 };
 
 /** JSON that is passed on as it is written: `1.0` stays `1.0`. */
@@ -76,6 +78,10 @@ export type TaskExecutor = {
   remainingCapacity?(queue: string): number;
   /** Queues with the same group share their capacity; all do by default. */
   groupOf?(queue: string): string;
+  /** Called once, before the first task: `tell` is to be called when capacity has come without the end of a task, and when an upstream goes or comes. */
+  onChange?(tell: () => void): void;
+  /** How its upstreams are; told to the server, for those who look why a task waits. */
+  upstreams?(): readonly UpstreamReport[];
   /** Whether anything can be done at all; rejects with what is wrong, in words for a person. Called once, before the first take. */
   check?(): Promise<void>;
   /** Called when the worker has stopped. */

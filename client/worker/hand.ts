@@ -1,4 +1,4 @@
-import { ApiError } from '../errors.ts';
+import { ApiError, isFinal } from '../errors.ts';
 import { backoff, type Http, sleep } from '../http.ts';
 import { taskPath } from '../task.ts';
 import type { Task } from '../types.ts';
@@ -66,18 +66,24 @@ export function takeInHand(task: Task, desk: Desk, ahead: number): Hand {
   deadline.unref();
 
   const release = async (how: RetryLater) => {
-    const reason = how.reason?.slice(0, MAX_REASON);
-    const body = { attempt: task.attempt, delay_seconds: how.delay_seconds, reason, begun: how.begun ?? true };
-    for (let failed = 0; !desk.givenUp.aborted; failed++) {
+    // What is refused for what it says goes without that: first without the answer, then bare.
+    const wordings = [how, { ...how, answer: undefined }, { begun: how.begun }];
+    for (let failed = 0; !desk.givenUp.aborted; ) {
       try {
+        const body = releaseText(task, wordings[0] as RetryLater);
         await desk.http.json('POST', taskPath(task.task_id, '/release'), { body, signal: desk.givenUp });
         return;
       } catch (error) {
-        // It has ended, or is somebody else's; or an earlier try was heard after all.
-        if (error instanceof ApiError && (error.status === 409 || error.status === 404)) return;
-        if (desk.givenUp.aborted) return;
-        if (failed === 0) log(`${task.task_id} waits to be given back: ${(error as Error).message}`);
-        await sleep(backoff(failed), desk.givenUp).catch(() => undefined);
+        if (desk.givenUp.aborted || isOver(error)) return;
+        const { message } = error as Error;
+        if (isFinal(error)) {
+          wordings.shift();
+          if (wordings.length === 0) return log(`${task.task_id} can't be given back: ${message}`);
+          log(`${task.task_id} goes back without what was refused: ${message}`);
+          continue;
+        }
+        if (failed === 0) log(`${task.task_id} waits to be given back: ${message}`);
+        await sleep(backoff(failed++), desk.givenUp).catch(() => undefined);
       }
     }
   };
@@ -114,3 +120,15 @@ export function takeInHand(task: Task, desk: Desk, ahead: number): Hand {
     },
   };
 }
+
+/** It has ended, or is somebody else's; or an earlier try was heard after all. */
+const isOver = (error: unknown) => error instanceof ApiError && (error.status === 404 || error.status === 409);
+
+function releaseText(task: Task, { delay_seconds, reason, begun = true, answer }: RetryLater): string {
+  const { attempt } = task;
+  const fields = JSON.stringify({ attempt, delay_seconds, reason: reason && storable(reason), begun });
+  return answer === undefined ? fields : `${fields.slice(0, -1)},"answer":${answerText(task, answer)}}`;
+}
+
+/** What a model server says may be anything. */
+const storable = (text: string) => text.replaceAll('\0', '\ufffd').toWellFormed().slice(0, MAX_REASON);

@@ -21,17 +21,17 @@ export type Limit = {
   begin(): (outcome: Outcome) => void;
 };
 
-/** Throws RangeError for what is no concurrency. */
-export function createLimit(concurrency: Concurrency): Limit {
-  if (typeof concurrency === 'number') return fixed(positive(concurrency, 'concurrency'));
+/** `onFree`: a place whose work was refused has rested. Throws RangeError for what is no concurrency. */
+export function createLimit(concurrency: Concurrency, onFree: () => void = () => undefined): Limit {
+  if (typeof concurrency === 'number') return fixed(positive(concurrency, 'concurrency'), onFree);
   const { min = 1, max = 1000, initial } = concurrency === 'auto' ? {} : concurrency;
   positive(min, 'concurrency.min');
   if (positive(max, 'concurrency.max') < min) throw new RangeError('concurrency.max: must not be below min');
   const first = positive(initial ?? Math.min(Math.max(4, min), max), 'concurrency.initial');
-  return createAdaptiveLimit({ min, max, initial: Math.min(Math.max(first, min), max) });
+  return createAdaptiveLimit({ min, max, initial: Math.min(Math.max(first, min), max), onFree });
 }
 
-function fixed(limit: number): Limit {
+function fixed(limit: number, onFree: () => void): Limit {
   let inFlight = 0;
   return {
     limit,
@@ -44,8 +44,11 @@ function fixed(limit: number): Limit {
         inFlight--;
       };
       return (outcome) => {
-        if (outcome === 'refused') setTimeout(end, REST_MS);
-        else end();
+        if (outcome !== 'refused') return end();
+        setTimeout(() => {
+          end();
+          onFree();
+        }, REST_MS);
       };
     },
   };

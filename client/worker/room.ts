@@ -14,6 +14,11 @@ export type RoomOptions = {
   onChange(): void;
 };
 
+/** While tasks wait for room: an executor need not tell when it comes. */
+const LOOK_AGAIN_MS = 250;
+/** A task for which no room has come by then goes back, where another worker may have some. */
+const GIVE_BACK_MS = 1000;
+
 export const queueOf = (lane: string): string => lane.slice(0, lane.lastIndexOf(':'));
 /** Level 0 is live. */
 const isLive = (lane: string): boolean => /:0+$/.test(lane);
@@ -32,6 +37,8 @@ export function createRoom({ executor, lanes, reserve, prefetch, onChange }: Roo
   let waitingOthers: Hand[] = [];
   let working = 0;
   let closed = false;
+  let again: NodeJS.Timeout | undefined;
+  const cameAt = new WeakMap<Hand, number>();
 
   /** Without a word of the executor, one task at a time. */
   const free = () => executor.remainingCapacity?.(queue) ?? 1 - working;
@@ -55,9 +62,24 @@ export function createRoom({ executor, lanes, reserve, prefetch, onChange }: Roo
   /** Begins what there is room for. */
   const look = () => {
     if (closed) return;
-    while (waitingLive.length > 0 && free() >= 1) submit(waitingLive.shift() as Hand);
-    while (waitingOthers.length > 0 && free() - kept(free()) >= 1) submit(waitingOthers.shift() as Hand);
+    while (waitingLive.length > 0 && free() >= 1) submit(next(waitingLive));
+    while (waitingOthers.length > 0 && free() - kept(free()) >= 1) submit(next(waitingOthers));
+    watch();
     onChange();
+  };
+
+  /** Gives back what waits in vain, but for what is meant to wait. */
+  const watch = () => {
+    if (again !== undefined || closed || waitingLive.length + waitingOthers.length === 0) return;
+    again = setTimeout(() => {
+      again = undefined;
+      const late = performance.now() - GIVE_BACK_MS;
+      for (const hand of [...waitingLive, ...waitingOthers.slice(prefetch)]) {
+        if ((cameAt.get(hand) as number) < late) hand.giveBack();
+      }
+      look();
+    }, LOOK_AGAIN_MS);
+    again.unref();
   };
 
   const roomForLive = () => free() - waitingLive.length;
@@ -89,6 +111,7 @@ export function createRoom({ executor, lanes, reserve, prefetch, onChange }: Roo
       return lanes.map((lane) => [lane, isLive(lane) ? all : all - kept(room)]);
     },
     add(hand: Hand, lane: string): void {
+      cameAt.set(hand, performance.now());
       (isLive(lane) ? waitingLive : waitingOthers).push(hand);
       void hand.ended.then(() => {
         if (!hand.begun) {
@@ -105,7 +128,14 @@ export function createRoom({ executor, lanes, reserve, prefetch, onChange }: Roo
     /** Begins nothing more, and gives back what has not begun. */
     close(): void {
       closed = true;
+      clearTimeout(again);
       for (const hand of [...waitingLive, ...waitingOthers]) hand.giveBack();
     },
   };
+}
+
+/** The first that has not failed before, if there is one: the first call of a server that is back should not be one that it may die of. */
+function next(waiting: Hand[]): Hand {
+  const fresh = waiting.findIndex(({ task }) => task.attempt === 1);
+  return waiting.splice(Math.max(fresh, 0), 1)[0] as Hand;
 }

@@ -3,6 +3,7 @@ import { backoff, type Http, sleep } from '../http.ts';
 import type { Strategy, Task } from '../types.ts';
 import type { Changes } from './changes.ts';
 import type { Log } from './log.ts';
+import type { WorkerSays } from './report.ts';
 import { tasksIn } from './taken.ts';
 
 /** What a take waits for a task, and a worker without room for some. */
@@ -22,7 +23,7 @@ export type Take = {
   leaseSeconds: number;
   endpoint: string | undefined;
   /** Who takes, as it is now. */
-  worker: () => { id: string; name?: string; capacities: Record<string, number> };
+  worker: () => WorkerSays;
 };
 
 /**

@@ -10,9 +10,8 @@ export class TooLarge extends Error {
 /** The answer in place of one that is too large: final, since it would be as large again. */
 export const answerTooLarge = ({ message }: TooLarge): TaskAnswer => undeliverable(502, message, 'answer_too_large');
 
-/** The answer in place of one that the server can't take, which clients are not to ask for again. */
+/** The answer in place of one that the server can't take. */
 export const undeliverable = (status_code: number, message: string, code: string): TaskAnswer => ({
   status_code,
-  headers: { 'x-should-retry': 'false' },
   body: { error: { message, type: 'upstream_error', param: null, code } },
 });

@@ -25,7 +25,7 @@ export async function remove(db: Database, removal: (typeof REMOVALS)[number]): 
   return row?.[removal] === true;
 }
 
-/** Forgets workers that were not seen for a week. */
+/** Forgets workers that were not seen for an hour. */
 export async function forgetWorkers(db: Database): Promise<void> {
   await db.call('forget_workers', [], []);
 }
@@ -40,5 +40,6 @@ export async function deadRows(db: Database): Promise<Map<string, number>> {
 export async function vacuum(db: Database, table: string): Promise<void> {
   await db.query(
     sql.unsafe`vacuum (skip_locked, index_cleanup on, truncate off) ${sql.identifier(['tasklane', table])}`,
+    'long',
   );
 }

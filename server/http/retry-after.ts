@@ -6,8 +6,7 @@ export function heededRetryAfter(headers: Record<string, string> | undefined): R
   const name = headers && Object.keys(headers).find((one) => one.toLowerCase() === 'retry-after');
   if (name === undefined) return headers;
   const { [name]: asked = '', ...others } = headers as Record<string, string>;
-  const seconds = asked.trim() === '' ? Number.NaN : Number(asked);
-  const wait = Number.isNaN(seconds) ? (Date.parse(asked) - Date.now()) / 1000 : seconds;
-  if (Number.isNaN(wait)) return others;
-  return { ...others, 'Retry-After': String(Math.min(Math.max(Math.ceil(wait), 1), MOST_SECONDS)) };
+  const seconds = /^[0-9.]+$/.test(asked) ? Number(asked) : (Date.parse(asked) - Date.now()) / 1000;
+  const wait = Math.min(Math.max(Math.ceil(seconds), 1), MOST_SECONDS) || 1;
+  return { ...others, 'Retry-After': String(wait) };
 }

@@ -3,9 +3,10 @@ import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { AddressRule } from '../callbacks/address.ts';
 import type { Answer } from '../db/end-tasks.ts';
 import { findEvent } from '../db/events.ts';
+import type { LastAnswer } from '../db/lease-tasks.ts';
 import type { Database } from '../db/open.ts';
-import { listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
-import { answerHeaders } from '../protocol/answer-headers.ts';
+import { explainTask, listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
+import { answerHeadersText } from '../protocol/answer-headers.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
 import { parseBatchId, parseTaskId } from '../protocol/ids.ts';
 import { elementTexts, memberTexts } from '../protocol/json.ts';
@@ -20,6 +21,7 @@ import {
   purgeQuery,
   putBody,
   putsBody,
+  type ReleaseBody,
   releaseBody,
   replayBody,
   takeBody,
@@ -28,9 +30,9 @@ import { newTask } from '../tasks/new-task.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { answerBlocking, answerStreaming, putAttended, secondsUntil } from './answers.ts';
 import { checkCallback } from './check-callback.ts';
+import { hangUp } from './give-up.ts';
 import { keyOf } from './idempotency-key.ts';
 import { type Route, route } from './route.ts';
-import { hangUp } from './sse.ts';
 import { statusJson, takenJson } from './task-json.ts';
 
 const MAX_INT = 2 ** 31 - 1;
@@ -188,10 +190,10 @@ export function taskRoutes(deps: {
     route({
       method: 'post',
       path: '/v1/queue/heartbeat',
-      summary: 'Extend the leases of up to 10,000 tasks, and learn which of them are lost or cancelled',
+      summary: 'Extend the leases of up to 10,000 tasks, learn which are lost or cancelled, and say how the worker is',
       roles: ['worker'],
       body: heartbeatBody,
-      async handle({ body }) {
+      async handle({ body, res }) {
         const told = { extended: [] as string[], lost: [] as string[], cancelled: [] as string[] };
         const known = body.tasks.flatMap(({ task_id: taskId, attempt }) => {
           const id = parseTaskId(taskId);
@@ -199,8 +201,17 @@ export function taskRoutes(deps: {
           return id === undefined ? [] : [{ taskId, id, attempt: attempt ?? null }];
         });
         const leaseSeconds = body.lease_seconds ?? null;
-        const rows = await tasks.heartbeat(known.map(({ id, attempt }) => ({ id, attempt, leaseSeconds })));
+        const call = {
+          tasks: known.map(({ id, attempt }) => ({ id, attempt, leaseSeconds })),
+          worker: body.worker?.id ?? null,
+          waitSeconds: told.lost.length > 0 ? 0 : body.wait,
+        };
+        const [{ rows, others }] = await Promise.all([
+          tasks.heartbeat(call, hangUp(res), () => stopping.aborted),
+          body.worker && tasks.workers.says(body.worker),
+        ]);
         for (const [index, { verdict }] of rows.entries()) told[verdict].push(known[index]?.taskId as string);
+        for (const [taskId, verdict] of others) told[verdict].push(taskId);
         return { json: told };
       },
     }),
@@ -210,13 +221,14 @@ export function taskRoutes(deps: {
       summary: 'Give a running task back, to be tried again later',
       roles: ['worker'],
       body: releaseBody,
-      async handle({ params, body }) {
+      async handle({ params, body, text }) {
         const refused = await tasks.release({
           id: idOf(params.id),
           attempt: body.attempt ?? null,
           delaySeconds: body.delay_seconds ?? null,
           reason: body.reason || null,
           begun: body.begun,
+          answer: body.answer ? lastAnswerOf(body.answer, memberTexts(text).get('answer') as string) : null,
         });
         if (refused) throw refused;
         return { json: params.id };
@@ -252,6 +264,17 @@ export function taskRoutes(deps: {
       async handle({ params, principal }) {
         const task = await find(params.id, principal);
         return { text: statusJson(task, await readAttempts(db, task.id)) };
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/v1/queue/:id/explain',
+      summary: 'Why a task is where it is',
+      roles: ['client', 'worker'],
+      async handle({ params, principal }) {
+        const explained = await explainTask(db, idOf(params.id), ownerOf(principal));
+        if (!explained) throw notFound(`unknown task ${params.id}`);
+        return { json: explained };
       },
     }),
     route({
@@ -319,14 +342,22 @@ export function taskRoutes(deps: {
 }
 
 function answerOf(id: string, result: z.infer<typeof completeBody>, text: string): Answer {
-  const headers = answerHeaders(result.headers ?? {});
   return {
     id,
     attempt: result.attempt ?? null,
     statusCode: result.status_code,
     requestId: result.request_id ?? null,
     body: memberTexts(text).get('body') as string,
-    headers: headers ? JSON.stringify(headers) : null,
+    headers: answerHeadersText(result.headers),
+  };
+}
+
+function lastAnswerOf(answer: NonNullable<ReleaseBody['answer']>, text: string): LastAnswer {
+  return {
+    statusCode: answer.status_code,
+    requestId: answer.request_id || null,
+    body: memberTexts(text).get('body') ?? 'null',
+    headers: answerHeadersText(answer.headers),
   };
 }
 

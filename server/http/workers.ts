@@ -5,9 +5,9 @@ import { type Route, route } from './route.ts';
 
 export function workerRoutes({ db, tasks }: { db: Database; tasks: Tasks }): Route[] {
   const drain = async (id: string | undefined, draining: boolean) => {
-    await setDraining(db, id ?? '', draining);
+    const ids = await setDraining(db, id ?? '', draining);
     // Other servers were told by the database, which tells this one as well, only later.
-    await tasks.workers.heard([id ?? '']);
+    await tasks.workers.heard(ids);
     return { json: id };
   };
 
@@ -15,7 +15,7 @@ export function workerRoutes({ db, tasks }: { db: Database; tasks: Tasks }): Rou
     route({
       method: 'get',
       path: '/v1/workers',
-      summary: 'Who takes tasks: when it was last seen, in which lanes, what it runs and how fast',
+      summary: 'Who takes tasks: its state, in which lanes, what it runs and how fast, and how its upstreams are',
       roles: ['worker'],
       async handle() {
         await tasks.workers.flush();
@@ -30,14 +30,14 @@ export function workerRoutes({ db, tasks }: { db: Database; tasks: Tasks }): Rou
     route({
       method: 'post',
       path: '/v1/workers/:id/drain',
-      summary: 'Tell a worker to drain: its takes give nothing from now on',
+      summary: 'Tell a worker, or all of a name, to drain: its takes give nothing from now on',
       roles: [],
       handle: ({ params }) => drain(params.id, true),
     }),
     route({
       method: 'post',
       path: '/v1/workers/:id/resume',
-      summary: 'Let a worker that was told to drain take tasks again',
+      summary: 'Let a worker, or all of a name, that was told to drain take tasks again',
       roles: [],
       handle: ({ params }) => drain(params.id, false),
     }),

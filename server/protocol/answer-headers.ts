@@ -1,5 +1,5 @@
 /** What goes on of a model server's headers to whoever put the task. Names are in lower case. */
-const PASSED = /^(retry-after|x-request-id|x-should-retry|openai-processing-ms|x-ratelimit-[a-z0-9-]{1,64})$/;
+const PASSED = /^(retry-after|x-request-id|openai-processing-ms|x-ratelimit-[a-z0-9-]{1,64})$/;
 /** As Node takes it for a header of a reply. */
 const VALUE = /^[\t\x20-\x7e\x80-\xff]+$/;
 const MAX_HEADERS = 16;
@@ -18,6 +18,12 @@ export function answerHeaders(headers: Readonly<Record<string, unknown>>): Recor
     kept[lower] = value;
   }
   return count === 0 ? undefined : kept;
+}
+
+/** The same as JSON; null where there are none. */
+export function answerHeadersText(headers: Readonly<Record<string, unknown>> | null | undefined): string | null {
+  const kept = answerHeaders(headers ?? {});
+  return kept ? JSON.stringify(kept) : null;
 }
 
 /** The progress event by which a worker gives a stream its headers: with the first chunk, as an object. */

@@ -1,6 +1,7 @@
 import { z } from 'zod';
-import { endpointName, laneName, level, mapped, optional, queueName, shortText } from './names.ts';
+import { endpointName, laneName, level, mapped, optional, queueName, saidText, shortText } from './names.ts';
 import { maxAttempts, retry } from './queues.ts';
+import { workerSays } from './workers.ts';
 
 const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'] as const;
 const STATUSES = ['waiting', 'deferred', 'running', 'succeeded', 'failed', 'dead', 'expired', 'cancelled'] as const;
@@ -95,41 +96,46 @@ export const takeBody = z.object({
   /** Lapses of the lease after which the task still goes back: 0 none, -1 no limit. */
   process_max_retries: z.int().min(-1).max(2_147_483_646).nullish(),
   min_age_seconds: optional(z.int().min(0).max(2_592_000), 0),
-  worker: z
-    .looseObject({
-      id: shortText(200).min(1),
-      name: shortText(200).nullish(),
-      /** How many tasks of a lane it has room for. */
-      capacities: z
-        .record(laneName, z.int().min(0).max(1_000_000))
-        .refine((lanes) => Object.keys(lanes).length <= 1000, 'at most 1,000 lanes')
-        .nullish(),
-    })
-    .nullish(),
+  worker: workerSays.nullish(),
 });
 
 export const priorityBody = z.object({ priority });
 
 const attempt = z.int().min(1).nullish();
 
-export const heartbeatBody = z.object({
-  tasks: z
-    .array(z.object({ task_id: z.string(), attempt }))
-    .min(1)
-    .max(MAX_HEARTBEAT),
-  lease_seconds: z.int().min(1).max(86_400).nullish(),
+export const heartbeatBody = z
+  .object({
+    tasks: z.array(z.object({ task_id: z.string(), attempt })).max(MAX_HEARTBEAT),
+    lease_seconds: z.int().min(1).max(86_400).nullish(),
+    /** Seconds to wait for one of the tasks, or another one of the worker, to be cancelled or lost. */
+    wait: optional(z.number().min(0).max(30), 0),
+    worker: workerSays.nullish(),
+  })
+  .check(({ value: { tasks, worker }, issues }) => {
+    if (tasks.length === 0 && worker == null)
+      issues.push({ code: 'custom', input: tasks, path: ['tasks'], message: 'name a task, or say who the worker is' });
+  });
+
+/** What the model server answered to the last call: no 2xx, or it would have completed the task. */
+const lastAnswer = z.object({
+  status_code: z.int().min(400).max(599),
+  request_id: saidText(256).nullish(),
+  body: z.unknown().optional(),
+  headers: z.record(z.string(), z.unknown()).nullish(),
 });
 
 export const releaseBody = z
   .object({
     /** null: the backoff decides. */
     delay_seconds: z.number().min(0).max(MAX_DELAY).nullish(),
-    reason: shortText(512).nullish(),
+    reason: saidText(512).nullish(),
     attempt,
     /** false: nothing was done for the task, so the attempt does not count; without a delay it waits where it was. */
     begun: optional(z.boolean(), true),
+    answer: lastAnswer.nullish(),
   })
   .prefault({});
+export type ReleaseBody = z.output<typeof releaseBody>;
 
 const answer = {
   status_code: z.int().min(200).max(599),

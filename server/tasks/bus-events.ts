@@ -1,4 +1,4 @@
-import { answerHeaders } from '../protocol/answer-headers.ts';
+import { answerHeadersText } from '../protocol/answer-headers.ts';
 import { badRequest, invalid, notFound, TasklaneError } from '../protocol/errors.ts';
 import { type BusEvent, busEvent } from '../protocol/events.ts';
 import { parseTaskId } from '../protocol/ids.ts';
@@ -55,16 +55,7 @@ function toWorkerEvent(id: string, event: BusEvent, payload: Map<string, string>
     return { progress: { id, attempt, eventId, eventName, data, repeated: repeated ?? false } };
   }
   const { status_code: statusCode, request_id: requestId } = event.payload.result;
-  const headers = answerHeaders(event.payload.result.headers ?? {});
+  const headers = answerHeadersText(event.payload.result.headers);
   const body = memberTexts(payload.get('result') as string).get('body') as string;
-  return {
-    answer: {
-      id,
-      attempt,
-      statusCode,
-      requestId: requestId ?? null,
-      body,
-      headers: headers ? JSON.stringify(headers) : null,
-    },
-  };
+  return { answer: { id, attempt, statusCode, requestId: requestId ?? null, body, headers } };
 }

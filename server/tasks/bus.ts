@@ -5,7 +5,9 @@ import { beatInstance, leaveInstance, notifyMany } from '../db/instances.ts';
 import { listen } from '../db/listen.ts';
 import type { Database } from '../db/open.ts';
 import type { Head } from '../db/take-tasks.ts';
+import { parseTaskId } from '../protocol/ids.ts';
 import { isBelow } from './heads.ts';
+import type { Gone } from './holders.ts';
 import { queueOf } from './pollers.ts';
 import type { Answered } from './watchers.ts';
 
@@ -39,6 +41,8 @@ const message = z.object({
   asleep: list,
   turns: list,
   drain: list,
+  /** A worker, its task, and the attempt. */
+  gone: z.array(z.tuple([z.string().nullable(), z.string(), z.number()])).default([]),
   keys: z.boolean().default(false),
   hello: z.boolean().default(false),
 });
@@ -59,6 +63,8 @@ export type BusHandlers = {
   room(lane: string): void;
   /** These workers were told to drain, or to go on. */
   drain(workers: string[]): void;
+  /** Attempts that somebody else than their workers has ended, here too. */
+  gone(attempts: Gone[]): void;
   /** Another server has readers of these tasks' streams. */
   readElsewhere(ids: string[]): void;
   keysChanged(): void;
@@ -175,6 +181,14 @@ export async function startBus(options: {
         for (const lane of heard.free) handlers.free(lane);
         for (const lane of heard.room) handlers.room(lane);
         if (heard.drain.length > 0) handlers.drain(heard.drain);
+        if (heard.gone.length > 0) {
+          handlers.gone(
+            heard.gone.flatMap(([worker, taskId, attempt]) => {
+              const id = parseTaskId(taskId);
+              return id === undefined ? [] : [{ worker, taskId, id, attempt }];
+            }),
+          );
+        }
         if (heard.reading.length > 0) handlers.readElsewhere(heard.reading);
         if (heard.keys) handlers.keysChanged();
       },

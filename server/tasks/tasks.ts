@@ -1,15 +1,18 @@
 import type { Logger } from 'pino';
 import type { Database } from '../db/open.ts';
 import { waitingBelow } from '../db/take-tasks.ts';
+import { createAftermath } from './aftermath.ts';
 import { startBus } from './bus.ts';
 import { createEnd } from './end.ts';
 import { createFeed } from './feed.ts';
 import { createFollow } from './follow.ts';
 import { createHeads } from './heads.ts';
+import { createHolders } from './holders.ts';
 import { createLanes } from './lanes.ts';
 import { createLease } from './lease.ts';
 import { createMove } from './move.ts';
 import { createPollers } from './pollers.ts';
+import { createPredecessors } from './predecessors.ts';
 import { createProgress } from './progress.ts';
 import { createPut } from './put.ts';
 import { createReaders } from './readers.ts';
@@ -57,7 +60,8 @@ export async function startTasks(options: {
   const heads = createHeads((places) => waitingBelow(db, places));
   const pollers = createPollers((lanes, sequential) => bus.asleep(lanes, sequential));
   const watchers = createWatchers(db, log);
-  const workers = createWorkers(db, log, pollers.wakeOver);
+  const workers = createWorkers(db, log, pollers.wakeOver, (id) => void endPredecessorsOf(id));
+  const holders = createHolders();
   const feed = createFeed(db, log, eventRetentionSeconds);
   const bus = await startBus({
     db,
@@ -77,28 +81,35 @@ export async function startTasks(options: {
       free: pollers.free,
       room: pollers.room,
       drain: (ids) => void workers.heard(ids),
+      gone: holders.gone,
       readElsewhere: (ids) => readers.elsewhere(ids),
       keysChanged: onKeysChanged,
       lookAround() {
         heads.lookAgain();
         pollers.wakeAll();
+        holders.wakeAll();
         void watchers.lookAtAll();
       },
     },
   });
   const lanes = createLanes(bus, heads, pollers, feed);
   const end = createEnd({ db, bus, lanes, watchers, onCallbacks, onLines });
-  const sweep = startSweep(db, lanes, end, log, onSchedules, onOpenBatches);
+  const aftermath = createAftermath(lanes, end);
+  const endPredecessorsOf = createPredecessors(db, aftermath, log);
+  const sweep = startSweep(db, aftermath, end, log, onSchedules, onOpenBatches);
   const readers = createReaders(end, bus);
 
   return {
     ...createPut(db, bus, lanes, pollers, instance, keySeconds),
     ...createTake(db, lanes, heads, pollers, feed, log, onTopUp),
-    ...createLease(db, lanes, end, workers),
+    ...createLease(db, lanes, end, workers, holders),
     ...createMove(db, lanes),
     ...createFollow(db, watchers),
-    /** Ends the takes that wait, and are over. */
-    wakeOver: pollers.wakeOver,
+    /** Ends the takes and heartbeats that wait, and are over. */
+    wakeOver(): void {
+      pollers.wakeOver();
+      holders.wakeAll();
+    },
     lanes,
     end,
     applyEvents: createProgress(db, bus, watchers, feed, end),

@@ -6,7 +6,7 @@ set plan_cache_mode = force_generic_plan as $$
 -- Ends tasks that have no answer yet, wherever they are: cancelled ones and expired ones (502 dead, 408 expired, 499 cancelled).
 -- A deadline must still have passed when the row is found: a replay may have come before.
 -- Returns  the tasks that this call ended, as end_tasks does; others had ended before, or don't exist.
--- Touches  ready, running, deferred (delete) and what end_tasks does.
+-- Touches  ready, running, deferred (delete) and what end_tasks does. The workers of those that ran are told by their heartbeats.
 #variable_conflict use_column
 declare
   v_ended result[] := '{}';
@@ -44,6 +44,7 @@ begin
     select array_agg((g.id, now(), g.taken_at, p_outcome, g.attempt, v_status, null, g.worker, null, null)::result) into v_more
     from (table from_ready union all table from_running union all table from_deferred) g;
     v_ended := v_ended || v_more;
+    perform announce_gone(array_agg(m.id), array_agg(m.attempt), array_agg(m.worker)) from unnest(v_more) m where m.taken_at is not null;
     exit when cardinality(v_ended) = cardinality(p_ids);
   end loop;
   return query select e.id, e.task_id, e.lane, e.mode, e.instance_id, e.has_callback, e.limited from end_tasks(v_ended) e;

@@ -1,11 +1,12 @@
 create or replace function tasklane.extend_leases(p_ids bigint[], p_attempts int[], p_lease_seconds int[] default null)
-returns table (ord int, verdict text, worker text)
+returns table (ord int, verdict text, worker text, lease_seconds int, answered boolean)
 language plpgsql set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 -- Workers' signs of life, one element of each array a task: its lease runs from now on for p_lease_seconds (null: as long as it was taken for).
 -- An attempt, where given, must be the one that runs.
--- Returns  a row a task, in order. verdict: extended, cancelled, or lost: somebody else has it, it waits, or it has ended in another way.
+-- Returns  a row a task, in order. verdict: extended, for lease_seconds; cancelled; or lost: somebody else has it, it waits, or it has ended in another
+--          way, answered where that was an answer, as it is while the worker's own is on its way.
 -- Touches  running (update).
 #variable_conflict use_column
 declare
@@ -30,10 +31,11 @@ begin
     cross join lateral (select u.ctid as tid from running u where u.id = a.id limit 1) u
     where r.ctid = u.tid
   )
-  select a.ord::int,
-         case when a.running_attempt is not null and (a.attempt is null or a.attempt = a.running_attempt) then 'extended'
-              when exists (select from result e where e.id = a.id and e.outcome = 'cancelled') then 'cancelled' else 'lost' end,
-         a.worker
-  from asked a order by a.ord;
+  select a.ord::int, case when v.extended then 'extended' when e.outcome = 'cancelled' then 'cancelled' else 'lost' end, a.worker,
+         case when v.extended then a.lease end, coalesce(e.outcome in ('succeeded', 'failed'), false)
+  from asked a
+  cross join lateral (select a.running_attempt is not null and (a.attempt is null or a.attempt = a.running_attempt) as extended) v
+  left join lateral (select * from result e where e.id = a.id and not v.extended limit 1) e on true
+  order by a.ord;
 end
 $$;

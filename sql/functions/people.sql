@@ -3,7 +3,7 @@
 create or replace function tasklane.notify_servers(p_message json) returns void
 language sql as $$
   -- Tells every server: {"wake": [["queue:level", rank, "id", how many], …]}, {"ended": ["id", …]}, {"events": ["id", …]},
-  -- {"free": ["queue:level", …]}, {"room": ["queue:level", …]}. A hint only; the tables are the truth.
+  -- {"free": ["queue:level", …]}, {"room": ["queue:level", …]}, {"gone": [["worker", "TASK-…", attempt], …]}. A hint only; the tables are the truth.
   select pg_notify('tasklane', p_message::text)
 $$;
 
@@ -279,4 +279,13 @@ begin
   perform announce_waiting(v_done.lane, v_done.rank, v_done.id);
   return replay.task_id;
 end
+$$;
+
+create or replace function tasklane.explain_task(task_id text)
+returns table (status text, ahead int, eta_seconds float8, reason text, rule text)
+language sql stable set search_path = tasklane as $$
+  -- Why a task is where it is: select reason from tasklane.explain_task('TASK-…');
+  -- Of all that wait in a queue: select s.task_id, e.reason from tasklane.task_status s, tasklane.explain_task(s.id) e where queue = 'q' and s.status = 'waiting';
+  -- Raises TL404 for an unknown task.
+  select e.* from explain_task(existing_id(explain_task.task_id)) e
 $$;

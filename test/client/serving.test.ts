@@ -23,7 +23,8 @@ after(async () => {
 });
 
 async function serve(t: TestContext, queue: string, options: Partial<WorkerOptions> & Pick<WorkerOptions, 'executor'>) {
-  await client.queues.register(queue, CHAT);
+  // Among as many tasks some fail three times by chance.
+  await client.queues.register(queue, CHAT, { max_attempts: 20, retry: { initial_seconds: 0.1 } });
   const worker = createWorker({
     baseUrl: server.url,
     apiKey: server.adminKey,

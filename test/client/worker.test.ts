@@ -270,6 +270,51 @@ describe('live tasks', { concurrency: true }, () => {
   });
 });
 
+describe('a task that is given back', { concurrency: true }, () => {
+  test('with what the server refuses goes back without that', async (t) => {
+    const queue = await newQueue();
+    const { logged } = await startWorker(t, queue, {
+      handlers: {
+        '*': (task: Task, { retryLater }) => (task.attempt === 1 ? retryLater({ delay_seconds: -1 }) : 'done'),
+      },
+    });
+    const id = await client.put(put(queue, { retry: { initial_seconds: 0 } }));
+    assert.equal((await client.wait(id)).result?.body, 'done');
+    assert.match(logged.join('\n'), /goes back without what was refused: delay_seconds/);
+  });
+
+  test('has a reason that can be stored, whatever it says', async (t) => {
+    const queue = await newQueue({ max_attempts: 1 });
+    await startWorker(t, queue, {
+      handlers: {
+        '*': () => {
+          throw new Error(`half a pair \ud83d and a NUL \0${'x'.repeat(1000)}`);
+        },
+      },
+    });
+    const { attempts } = await client.wait(await client.put(put(queue)));
+    assert.match(attempts?.[0]?.reason ?? '', /^half a pair \ufffd and a NUL \ufffdx+$/);
+  });
+
+  test('is one for which no room comes, while another worker may have some', async (t) => {
+    const queue = await newQueue();
+    let isShut = false;
+    const held: TaskWrapper[] = [];
+    await startWorker(t, queue, {
+      executor: { submit: (task) => void held.push(task), remainingCapacity: () => (isShut ? 0 : 1) },
+    });
+    await client.put(put(queue));
+    await until(async () => held.length === 1);
+    // A long poll is open by now: it brings the next task, for which there is no room.
+    isShut = true;
+    const id = await client.put(put(queue));
+    await startWorker(t, queue, { handlers: { '*': () => 'done' } });
+    const { result, attempt } = await client.wait(id);
+    assert.deepEqual([result?.body, attempt], ['done', 1]);
+    for (const task of held) task.markComplete({ status_code: 200, body: null });
+  });
+});
+
 test('an executor gets no more tasks than it has capacity for, one at a time where it does not say', async (t) => {
   const queue = await newQueue();
   const begun: TaskWrapper[] = [];
@@ -364,6 +409,25 @@ describe('a worker that starts', { concurrency: true }, () => {
     await assert.rejects(createWorker({ ...options, apiKey: 'sk-no', queues: [`${queue}:0`], handlers }).start(), {
       status: 401,
     });
+    const { key } = await client.keys.create({ role: 'client' });
+    await assert.rejects(createWorker({ ...options, apiKey: key, queues: [`${queue}:0`], handlers }).start(), {
+      status: 403,
+    });
+  });
+
+  test('says on stderr what it has to say', async (t) => {
+    const written = t.mock.method(process.stderr, 'write', () => true);
+    const queue = await newQueue();
+    const worker = createWorker({
+      ...options,
+      queues: [`${queue}:0`],
+      handlers: { '*': (_, { retryLater }) => retryLater({ delay_seconds: -1 }) },
+    });
+    t.after(() => worker.stop());
+    await worker.start();
+    await client.put(put(queue));
+    const said = () => written.mock.calls.map(({ arguments: [line] }) => String(line));
+    await until(async () => said().some((line) => /delay_seconds/.test(line)));
   });
 
   test('registers a queue that is not there for its endpoint', async (t) => {

@@ -21,6 +21,10 @@ describe('GET /v1/workers', () => {
     assert.deepEqual(worker, {
       id: 'gpu/1 ü',
       name: 'The first',
+      host: '',
+      state: 'active',
+      stopped_at: null,
+      upstreams: null,
       capacities: { [`${queue}:0`]: 4 },
       lanes: [`${queue}:0`],
       running: 0,
@@ -88,10 +92,10 @@ describe('GET /v1/workers', () => {
       assertRefused(await takeAs(worker, `${queue}:0`), 400, message, path);
   });
 
-  test('forgets who was not seen for a week', async () => {
+  test('forgets who was not seen for an hour', async () => {
     const queue = await f.queue();
     for (const id of ['old', 'young']) await takeAs({ id }, `${queue}:0`);
-    await psql.query("update tasklane.worker set last_seen = now() - interval '8 days' where worker = 'old'");
+    await psql.query("update tasklane.worker set last_seen = now() - interval '61 minutes' where worker = 'old'");
     await psql.query('select tasklane.forget_workers()');
     const left = await psql.query("select worker from tasklane.worker where worker in ('old', 'young')");
     assert.deepEqual(left, [{ worker: 'young' }]);
@@ -152,6 +156,34 @@ describe('a worker that is told to drain', () => {
     await takeAs({ id: 'ending' }, `${queue}:0`);
     await f.admin('POST', '/v1/workers/ending/drain');
     assert.equal((await f.complete(id)).status, 200);
+  });
+
+  test('may be named: then all of that name that live drain, and no others', async () => {
+    const queue = await f.queue();
+    for (const id of ['one', 'two', 'gone', 'lost']) await takeAs({ id, name: 'gpu-1' }, `${queue}:0`);
+    await f.worker('POST', '/v1/queue/heartbeat', { tasks: [], worker: { id: 'gone', stopping: true } });
+    await listed('lost');
+    await psql.query("update tasklane.worker set last_seen = now() - interval '46 s' where worker = 'lost'");
+    const told = await f.admin('POST', '/v1/workers/gpu-1/drain');
+    assert.deepEqual([told.status, told.json], [200, 'gpu-1']);
+    const states = async () =>
+      (await psql.query("select worker, state from tasklane.worker_status where name = 'gpu-1' order by 1")).map(
+        ({ worker, state }) => `${worker} ${state}`,
+      );
+    assert.deepEqual(await states(), ['gone stopped', 'lost lost', 'one draining', 'two draining']);
+    const answer = await takeAs({ id: 'two' }, `${queue}:0`, { wait: 30 });
+    assert.deepEqual([answer.text, answer.headers.get('x-tasklane-drain')], ['{}', '1']);
+    assert.equal((await f.admin('POST', '/v1/workers/gpu-1/resume')).status, 200);
+    assert.deepEqual(await states(), ['gone stopped', 'lost lost', 'one active', 'two active']);
+  });
+
+  test('is not found by a name whose workers are stopped or lost', async () => {
+    const queue = await f.queue();
+    await takeAs({ id: 'over-1', name: 'over' }, `${queue}:0`);
+    await f.worker('POST', '/v1/queue/heartbeat', { tasks: [], worker: { id: 'over-1', stopping: true } });
+    const refused = await f.admin('POST', '/v1/workers/over/drain');
+    assertRefused(refused, 404, /^unknown worker "over": those of this name are stopped or lost$/);
+    assert.equal((await f.admin('POST', '/v1/workers/over-1/drain')).status, 200, 'its id does');
   });
 
   test('must have been seen', async () => {

@@ -69,6 +69,24 @@ describe('a sweep', () => {
     );
   });
 
+  test('gives leases time after a break, as long as they are and at most ten seconds, but not deadlines', async () => {
+    const [short, long] = [await running({ lease_seconds: 2 }), await running({ lease_seconds: 600 })];
+    const expired = await running();
+    await db.lapse([short, long, expired]);
+    await db.age([expired]);
+    const sweep = async (served: number | null) => {
+      const rows = await db.rows<{ outcome: string; id: bigint | null }>(
+        "select * from tasklane.sweep_due(1000, '-infinity', $1)",
+        [served],
+      );
+      return rows.flatMap(({ outcome, id }) => (id === null ? [] : [[outcome, id]]));
+    };
+    assert.deepEqual(await sweep(1.9), [['expired', expired]]);
+    assert.deepEqual(await sweep(2), [['waiting', short]]);
+    assert.deepEqual(await sweep(9.9), []);
+    assert.deepEqual(await sweep(10), [['waiting', long]]);
+  });
+
   test('takes its time from before it looks, so that the next sweep misses nothing', async () => {
     const [row] = await db.sweep();
     const [, end] = await hold(other, () => other.value('select now()'));

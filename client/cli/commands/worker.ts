@@ -45,9 +45,9 @@ export function define(command: Command, act: Act): void {
     .option('--reserve <n>', 'room that is kept free for level 0', integer())
     .option('--prefetch <n>', 'tasks at hand before there is room for them', integer())
     .option('--lease <seconds>', 'after so long the tasks of a worker that died go back', integer(1, 86_400))
-    .option('--drain <seconds>', 'how long what has begun may take when it is told to stop', integer())
+    .option('--drain <seconds>', 'what it takes at most to stop; what has not ended then is given back', integer())
     .option('--timeout <seconds>', 'how long one call may take', integer(1))
-    .option('--name <name>', 'shown beside its tasks')
+    .option('--name <name>', 'shown beside its tasks; one process on a host has it')
     .option('--upstream-key <key>', "the model servers' key; also TASKLANE_UPSTREAM_KEY")
     .option('--model <model>', 'what the model servers are asked for, in place of what the task names')
     .option('--keep-alive <time>', 'how long Ollama keeps a model loaded')
@@ -91,8 +91,8 @@ async function work(context: Context, argv: string[], options: Options): Promise
     });
   });
 
+  let stopping = false;
   const stopped = new Promise<void>((resolve) => {
-    let stopping = false;
     const stop = (signal: string) => {
       if (stopping) process.exit(EXIT.failed);
       stopping = true;
@@ -103,6 +103,7 @@ async function work(context: Context, argv: string[], options: Options): Promise
     process.on('SIGINT', stop);
   });
   const started = worker.start().then(() => {
+    if (stopping) return stopped;
     const to = name === 'command' ? settings.command.join(' ') : upstreams.map(({ url }) => url).join(', ');
     out.print(
       `tasklane worker ${settings.name ?? worker.id} ready: ${queues.join(', ')} from ${config.url} to ${to}, concurrency ${concurrency}`,

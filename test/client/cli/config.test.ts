@@ -129,6 +129,7 @@ describe('the configuration of the command line', () => {
       log_level: 'warn',
       max_body_bytes: 2048,
       max_connections: 7,
+      database_seconds: 9,
       callback_allow: '10.0.0.0/8',
       idempotency_seconds: 60,
       event_retention_seconds: 120,

@@ -81,6 +81,13 @@ export function answered({ answer, later }: Outcome): { status: number; body: un
   return { status: status_code, body: body instanceof JsonText ? JSON.parse(body.text) : body };
 }
 
+/** What a task was given back with, as who reads it gets it; an attempt that counts has `begun: undefined`. */
+export function givenBack({ later }: Outcome) {
+  if (later === undefined) throw new Error('not given back');
+  const { reason, begun, delay_seconds, answer } = later;
+  return { reason, begun, delay_seconds, ...(answer && answered({ answer })) };
+}
+
 export type Heard = { method: string; url: string; headers: IncomingHttpHeaders; body: string };
 
 /** A model server that answers as it is told, on a port of its own. */

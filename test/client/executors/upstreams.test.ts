@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { httpExecutor } from '../../../client/executors/http.ts';
 import { openAiExecutor } from '../../../client/executors/openai.ts';
 import { JsonText } from '../../../client/worker/executor.ts';
-import { answered, json, listen, recorded, work } from './support.ts';
+import { answered, givenBack, json, listen, recorded, work } from './support.ts';
 
 /** Nobody listens there. */
 const NOWHERE = 'http://127.0.0.1:9';
@@ -16,7 +16,7 @@ const until = async (is: () => boolean) => {
 describe('what a reply means', { concurrency: true }, () => {
   const answering = async (status: number, body: unknown, headers = {}) => {
     const server = await listen((_, res) => json(res, status, body, headers));
-    const executor = openAiExecutor({ upstreams: [{ url: server.url }], retries: 0 });
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }] });
     return { server, executor, [Symbol.asyncDispose]: () => server.close() };
   };
 
@@ -69,14 +69,27 @@ describe('what a reply means', { concurrency: true }, () => {
     assert.ok((delays[4] as number) >= 2.5 && (delays[4] as number) <= 5);
   });
 
-  test('what fails gives the task back, and the attempt counts', async () => {
-    for (const [status, body, reason] of [
-      [500, { error: { message: 'no memory' } }, 'the model server answered 500: no memory'],
-      [408, 'slow', 'the model server answered 408: slow'],
-      [200, '<h1>', "the model server's answer is not JSON: <h1>"],
+  test('what fails gives the task back with the answer, and the attempt counts', async () => {
+    const broken = (message: string, code: string) => ({
+      error: { message, type: 'upstream_error', param: null, code },
+    });
+    const notJson = "the model server's answer is not JSON: <h1>";
+    for (const [status, body, reason, as] of [
+      [500, { error: { message: 'no memory' } }, 'the model server answered 500: no memory', undefined],
+      [408, 'slow', 'the model server answered 408: slow', broken('slow', 'upstream_error')],
+      [200, '<h1>', notJson, broken(notJson, 'upstream_broken')],
     ] as const) {
       await using one = await answering(status, body);
-      assert.deepEqual((await work(one.executor)).later, { reason });
+      const { delay_seconds: _, ...later } = givenBack(await work(one.executor));
+      assert.deepEqual(later, { reason, begun: undefined, status: status === 200 ? 502 : status, body: as ?? body });
+    }
+  });
+
+  test('what it does not implement is an answer: no other try can change it', async () => {
+    for (const status of [501, 505, 510]) {
+      await using one = await answering(status, { error: { message: 'not here' } });
+      assert.deepEqual(answered(await work(one.executor)), { status, body: { error: { message: 'not here' } } });
+      assert.equal(one.server.requests.length, 1);
     }
   });
 
@@ -85,7 +98,7 @@ describe('what a reply means', { concurrency: true }, () => {
       res.writeHead(200, { 'Content-Length': 100 });
       res.write('{"a":', () => res.destroy());
     });
-    const executor = openAiExecutor({ upstreams: [{ url: server.url }], retries: 0 });
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }] });
     const { later } = await work(executor);
     assert.match(later?.reason as string, /^the connection to the model server broke/);
     assert.equal(later?.begun, undefined);
@@ -95,72 +108,49 @@ describe('what a reply means', { concurrency: true }, () => {
     await using silent = await listen(() => undefined);
     await using halting = await listen((_, res) => void res.writeHead(200).write('{'));
     for (const { url } of [silent, halting]) {
-      const executor = openAiExecutor({ upstreams: [{ url }], timeoutSeconds: 0.05, retries: 0 });
-      assert.deepEqual((await work(executor)).later, { reason: 'no answer within 0.05 seconds' });
+      const executor = openAiExecutor({ upstreams: [{ url }], timeoutSeconds: 0.05 });
+      const { reason, begun, status } = givenBack(await work(executor));
+      assert.deepEqual([reason, begun, status], ['no answer within 0.05 seconds', undefined, 504]);
     }
   });
 
   test('a refused connection, or a name that nobody has, gives the task back without an attempt', async () => {
     for (const url of [NOWHERE, 'http://nobody.invalid']) {
-      const { later } = await work(openAiExecutor({ upstreams: [{ url }] }));
-      assert.equal(later?.begun, false);
-      assert.match(later?.reason as string, /^no connection to the model server/);
+      const executor = openAiExecutor({ upstreams: [{ url }] });
+      const { reason, begun, status, body } = givenBack(await work(executor));
+      assert.deepEqual([begun, status], [false, 502]);
+      assert.match(reason as string, /^no connection to the model server/);
+      assert.equal((body as { error: { code: string } }).error.code, 'upstream_refused');
+      await executor.close?.();
     }
   });
 });
 
 describe('trying again', { concurrency: true }, () => {
-  test('a call that failed is tried again, as often as retries says', async () => {
-    await using server = await listen((_, res, count) => json(res, count < 3 ? 500 : 200, { count }));
-    assert.deepEqual(answered(await work(openAiExecutor({ upstreams: [{ url: server.url }] }))), {
-      status: 200,
-      body: { count: 3 },
-    });
-    await using broken = await listen((_, res) => json(res, 502, {}));
-    assert.equal('later' in (await work(openAiExecutor({ upstreams: [{ url: broken.url }], retries: 1 }))), true);
-    assert.equal(broken.requests.length, 2);
+  test('what fails is one call, whatever upstreams there are', async () => {
+    await using bad = await listen((_, res) => json(res, 502, {}));
+    await work(openAiExecutor({ upstreams: [{ url: bad.url }] }));
+    assert.equal(bad.requests.length, 1);
   });
 
-  test('a task keeps its place in the pause before that', async () => {
-    await using server = await listen((_, res, count) => json(res, count === 1 ? 500 : 200, {}));
-    const executor = openAiExecutor({ upstreams: [{ url: server.url, concurrency: 1 }] });
-    let isOver = false;
-    const end = work(executor).finally(() => {
-      isOver = true;
-    });
-    await until(() => isOver || executor.remainingCapacity?.('chat') !== 0);
-    assert.ok(isOver);
-    assert.equal((await end).answer?.status_code, 200);
-  });
-
-  test('a task that is taken away in the pause before that is left alone', async () => {
-    let closed = false;
-    await using server = await listen((_, res) => {
-      res.socket?.on('close', () => {
-        closed = true;
-      });
-      json(res, 500, {}, { connection: 'close' });
-    });
-    const task = recorded();
-    const executor = openAiExecutor({ upstreams: [{ url: server.url, concurrency: 2 }] });
-    const end = work(executor, task);
-    await until(() => closed);
-    task.cancel();
-    assert.deepEqual(await end, {});
-    assert.equal(server.requests.length, 1);
-    assert.deepEqual(getEventListeners(task.signal, 'abort'), []);
-  });
-
-  test('what one upstream refuses or fails goes to another, and the one is not asked again', async () => {
+  test('what one upstream refuses goes to another', async () => {
     await using good = await listen((_, res) => json(res, 200, { good: true }));
-    for (const status of [429, 500]) {
-      await using bad = await listen((_, res) => json(res, status, {}));
-      const executor = openAiExecutor({ upstreams: [{ url: bad.url }, { url: good.url }] });
-      assert.deepEqual(answered(await work(executor)).body, { good: true });
-      assert.equal(bad.requests.length, 1);
-    }
+    await using bad = await listen((_, res) => json(res, 429, {}));
+    const executor = openAiExecutor({ upstreams: [{ url: bad.url }, { url: good.url }] });
+    assert.deepEqual(answered(await work(executor)).body, { good: true });
+    assert.equal(bad.requests.length, 1);
     const away = openAiExecutor({ upstreams: [{ url: NOWHERE }, { url: good.url }] });
     assert.deepEqual(answered(await work(away)).body, { good: true });
+  });
+
+  test('what one upstream fails comes back at once, and then goes to another', async () => {
+    await using good = await listen((_, res) => json(res, 200, { good: true }));
+    await using bad = await listen((_, res) => json(res, 500, {}));
+    const executor = openAiExecutor({ upstreams: [{ url: bad.url }, { url: good.url }] });
+    const task = { task_id: 'TASK-once' };
+    assert.equal(givenBack(await work(executor, recorded(task))).delay_seconds, 0);
+    assert.deepEqual(answered(await work(executor, recorded(task))).body, { good: true });
+    assert.equal(bad.requests.length, 1);
   });
 
   test('what one refuses is not pressed on another that has no room', async () => {
@@ -184,7 +174,7 @@ describe('trying again', { concurrency: true }, () => {
   test('an idle connection that the server has closed is no failure', async () => {
     // A server that closes as it gets the second request can't be told from one that had closed before.
     await using server = await listen((_, res, count) => (count === 2 ? res.destroy() : json(res, 200, { count })));
-    const executor = openAiExecutor({ upstreams: [{ url: server.url }], retries: 0 });
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }] });
     assert.deepEqual(answered(await work(executor)).body, { count: 1 });
     assert.deepEqual(answered(await work(executor)).body, { count: 3 });
   });
@@ -287,7 +277,6 @@ describe('the breaker', { concurrency: true }, () => {
     const executor = openAiExecutor({
       upstreams: [{ url: server.url }],
       concurrency: 10,
-      retries: 0,
       healthSeconds: 0.02,
       log: (line) => lines.push(line),
     });
@@ -311,8 +300,10 @@ describe('the breaker', { concurrency: true }, () => {
     assert.equal((await probe).answer?.status_code, 200);
     assert.equal(executor.remainingCapacity?.('chat'), 10);
     const { host } = new URL(server.url);
+    const words = 'the model server answered 500: {}';
     assert.deepEqual(lines, [
-      `${host} is not used for now: 5 tasks in a row failed`,
+      `${host} failed a call: ${words}`,
+      `${host} is not used for now: 5 tasks in a row failed; ${words}`,
       `${host} is used again: a call went well`,
     ]);
     await executor.close?.();
@@ -320,9 +311,9 @@ describe('the breaker', { concurrency: true }, () => {
 
   test('stays closed for a task that fails wherever it goes, and for answers that are none', async () => {
     await using server = await listen(({ url }, res, count) =>
-      url === '/v1/models' ? json(res, 200, {}) : count > 15 ? res.end('<html>') : json(res, 500, {}),
+      url === '/v1/models' ? json(res, 200, {}) : count > 5 ? res.end('<html>') : json(res, 500, {}),
     );
-    const executor = openAiExecutor({ upstreams: [{ url: server.url }], concurrency: 10, retries: 2 });
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }], concurrency: 10 });
     for (let n = 0; n < 5; n++) await work(executor, recorded({ task_id: 'TASK-bad' }));
     for (let n = 0; n < 6; n++) assert.match((await work(executor)).later?.reason ?? '', /not JSON/);
     assert.equal(executor.remainingCapacity?.('chat'), 10);
@@ -339,7 +330,6 @@ describe('the breaker', { concurrency: true }, () => {
     const executor = openAiExecutor({
       upstreams: [{ url: server.url }],
       concurrency: 20,
-      retries: 0,
       healthSeconds: 0.02,
     });
     const early = Array.from({ length: 6 }, () => work(executor));
@@ -355,18 +345,112 @@ describe('the breaker', { concurrency: true }, () => {
 
   test('opens again when the first task fails, whose attempt counts', async () => {
     await using server = await listen(({ method }, res) => json(res, method === 'GET' ? 404 : 500, {}));
-    const executor = openAiExecutor({ upstreams: [{ url: server.url }], retries: 0, healthSeconds: 0.02 });
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }], healthSeconds: 0.02 });
     for (let n = 0; n < 5; n++) await work(executor);
     assert.equal(executor.remainingCapacity?.('chat'), 0);
     await until(() => executor.remainingCapacity?.('chat') === 1);
-    assert.deepEqual((await work(executor)).later, { reason: 'the model server answered 500: {}' });
+    const { reason, begun } = givenBack(await work(executor));
+    assert.deepEqual([reason, begun], ['the model server answered 500: {}', undefined]);
     assert.equal(executor.remainingCapacity?.('chat'), 0);
+    await executor.close?.();
+  });
+
+  test('stays closed beside tasks that go well, though several in a row fail', async () => {
+    await using server = await listen(({ body }, res) => json(res, body.includes('image') ? 500 : 200, {}));
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }], concurrency: 3 });
+    await work(executor);
+    for (let n = 0; n < 12; n++) await work(executor, recorded({ data: { image: true } }));
+    assert.equal(executor.remainingCapacity?.('chat'), 3);
+    assert.equal((await work(executor)).answer?.status_code, 200);
+  });
+
+  test('lets another call join a first one that says nothing, and tells of the room', async () => {
+    let isUp = false;
+    await using server = await listen(({ method }, res) => {
+      if (method === 'GET') return json(res, 200, {});
+      if (!isUp) json(res, 500, {});
+    });
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }], concurrency: 9 });
+    const told: number[] = [];
+    executor.onChange?.(() => told.push(executor.remainingCapacity?.('chat') as number));
+    for (let n = 0; n < 5; n++) await work(executor);
+    isUp = true;
+    await until(() => told.at(-1) === 1);
+    told.length = 0;
+    const silent = recorded();
+    const end = work(executor, silent);
+    assert.equal(executor.remainingCapacity?.('chat'), 0);
+    await until(() => told.at(-1) === 1);
+    silent.cancel();
+    await end;
+    await executor.close?.();
+  });
+
+  test('a connection that breaks is the end of the server where that answers no look, and else counts as an attempt', async () => {
+    let looks = 200;
+    await using server = await listen(({ method }, res) => (method === 'GET' ? json(res, looks, {}) : res.destroy()));
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }], concurrency: 3 });
+    assert.equal(givenBack(await work(executor)).begun, undefined);
+    looks = 500;
+    assert.equal(givenBack(await work(executor)).begun, false);
+    assert.equal(executor.remainingCapacity?.('chat'), 0);
+    await executor.close?.();
+  });
+
+  test('a task that a server goes away with is free once, and counts the second time', async () => {
+    let looks = 500;
+    await using server = await listen(({ method, body }, res) => {
+      if (method === 'GET') return json(res, looks, {});
+      return body.includes('deadly') ? res.destroy() : json(res, 200, {});
+    });
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }], concurrency: 3 });
+    const die = () => work(executor, recorded({ task_id: 'TASK-deadly', data: { deadly: true } }));
+    assert.equal(givenBack(await die()).begun, false);
+    looks = 200;
+    await until(() => executor.remainingCapacity?.('chat') === 1);
+    await work(executor);
+    looks = 500;
+    assert.equal(givenBack(await die()).begun, undefined);
+    await executor.close?.();
+  });
+
+  test('reports how each upstream is, since when, and what it said', async () => {
+    let status = 200;
+    await using server = await listen((_, res) => json(res, status, { error: { message: 'CUDA out of memory' } }));
+    const executor = openAiExecutor({ upstreams: [{ url: server.url, queues: ['chat'] }], concurrency: 7 });
+    const report = () => executor.upstreams?.()[0];
+    const idle = {
+      url: `${server.url}/`,
+      state: 'healthy',
+      since: report()?.since,
+      in_flight: 0,
+      limit: 7,
+      queues: ['chat'],
+    };
+    assert.deepEqual(report(), idle);
+    status = 429;
+    await work(executor);
+    const message = (code: number) => `the model server answered ${code}: CUDA out of memory`;
+    assert.equal(report()?.state, 'healthy', 'a refusal among answers is no state');
+    await until(() => report()?.state === 'refusing');
+    assert.partialDeepStrictEqual(report(), { status: 429, message: message(429) });
+    status = 500;
+    await work(executor);
+    await work(executor);
+    assert.partialDeepStrictEqual(report(), { state: 'failing', status: 500, message: message(500) });
+    status = 200;
+    await work(executor);
+    assert.equal(report()?.state, 'healthy');
+    await server.close();
+    await work(executor);
+    assert.partialDeepStrictEqual(report(), { state: 'away', status: 502 });
+    assert.match(report()?.message ?? '', /^no connection/);
     await executor.close?.();
   });
 
   test('stays closed however often the server says 429, and while failures are not in a row', async () => {
     await using server = await listen((_, res, count) => json(res, count <= 8 ? 429 : count % 4 === 0 ? 200 : 500, {}));
-    const executor = openAiExecutor({ upstreams: [{ url: server.url }], concurrency: 3, retries: 0 });
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }], concurrency: 3 });
     for (let n = 0; n < 24; n++) await work(executor);
     // A place that was refused rests a little.
     await until(() => executor.remainingCapacity?.('chat') === 3);
@@ -419,7 +503,7 @@ test('options that cannot be are refused in words', () => {
     [{ upstreams: [{ url }], concurency: 2 }, /openai: unknown option concurency; did you mean concurrency/],
     [{ upstreams: [{ url }], timeoutSeconds: 0 }, /timeoutSeconds: 0 is not a number of seconds/],
     [{ upstreams: [{ url }], healthSeconds: -1 }, /healthSeconds/],
-    [{ upstreams: [{ url }], retries: 1.5 }, /retries: 1.5 is not an integer/],
+    [{ upstreams: [{ url }], retries: 2 }, /unknown option retries/],
   ];
   // biome-ignore lint/suspicious/noExplicitAny: what TypeScript would refuse
   for (const [options, message] of wrong) assert.throws(() => openAiExecutor(options as any), message);
