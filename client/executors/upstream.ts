@@ -4,6 +4,7 @@ import { type Concurrency, createLimit, type Outcome } from '../worker/limit.ts'
 import type { Log } from '../worker/log.ts';
 import { createBreaker } from './breaker.ts';
 import type { Dialect } from './dialect.ts';
+import { createEngine } from './engine.ts';
 import { checkNames } from './options.ts';
 import { NotAnswered, notAnswered, outcomeOf } from './reply.ts';
 import { reasonOf, send, textOf, Unreachable } from './request.ts';
@@ -51,6 +52,7 @@ export function createUpstream(
     ...options.headers,
   };
   const limit = createLimit(options.concurrency ?? how.concurrency);
+  const engine = dialect.tellsLoad && limit.hint ? createEngine(base, headers, limit.hint) : undefined;
   const url = dialect.look?.(base);
 
   /** The status of the reply to a look. */
@@ -76,7 +78,8 @@ export function createUpstream(
 
   const call = async (task: TaskWrapper): Promise<Ended> => {
     const trial = breaker.begin(task.task.task_id);
-    let end = limit.begin();
+    const kind = `${task.task.queue}:${task.task.level === 0 ? 'live' : 'others'}`;
+    let end = limit.begin(kind);
     let passedOn = false;
     let late = false;
     let timer: NodeJS.Timeout | undefined;
@@ -118,12 +121,12 @@ export function createUpstream(
         },
         async aside(work) {
           end('ignored');
-          end = limit.begin();
+          end = limit.begin(kind);
           try {
             return await work;
           } finally {
             end('ignored');
-            end = limit.begin();
+            end = limit.begin(kind);
           }
         },
       });
@@ -162,6 +165,12 @@ export function createUpstream(
     },
     get load() {
       return limit.inFlight / limit.limit;
+    },
+    /** Work takes all the room that it may use. */
+    filled(): void {
+      if (breaker.state !== 'closed') return;
+      limit.filled();
+      engine?.look();
     },
     /** Begins at once, whatever the room. */
     call,

@@ -1,34 +1,34 @@
-import type { Limit, Outcome } from './limit.ts';
+import type { EngineLoad, Limit, Outcome } from './limit.ts';
+import { createMeter, type Seen } from './meter.ts';
 
 /** What more work at a time must bring to be kept: this part of what it would bring if nothing stood in its way. */
 const WORTH = 0.4;
 const WORTH_AT_FIRST = 0.25;
+const WORTH_DOWNWARDS = 0.3;
+/** Less than this part of it, and the way up is over. */
+const KNEE = 0.6;
 /** More refusals and failures than this, beyond the usual, are a flood. */
 const FLOOD = 0.6;
+/** More than the usual by this, and answers that are not slower are no reason to grow. */
+const FEW = 0.15;
+/** Answers that take this many times as long as one alone are as good as not slower. */
+const NOT_SLOWER = 1.25;
 /** How often a level is measured before the next one is tried: doubled by every try that brings nothing. */
-const FEWEST_HOLDS = 1;
 const MOST_HOLDS = 8;
-/** Below this share of the limit in use, work was what was missing, and nothing can be learned. */
-const IN_USE = 0.7;
-const LEAST_IN_WINDOW = 24;
+/** And for how long at most: a server may be replaced by another. */
+const LONGEST_HOLD_MS = 10_000;
+/** A rate that is this many times another is that of another server. */
+const OTHER = 2;
+/** For how many windows a try goes on while chance may decide it. */
+const LONGEST_TRY = 4;
 /** A place whose work was refused rests for a part of what an answer takes, so that a place too many does not ask on and on. */
 const REST = 0.5;
 const LONGEST_REST_MS = 1000;
 const FIRST_REST_MS = 100;
 
-/** `rate`: answers a millisecond. `broken`: the share of work that was refused or failed. */
-type Level = { limit: number; rate: number; broken: number };
+/** What is known of a limit. */
+type Level = Pick<Seen, 'size' | 'time' | 'answers' | 'error' | 'broken'> & { limit: number };
 
-/**
- * A limit that finds the concurrency from which on more brings nothing: hill climbing on the rate of answers. It doubles while that pays (slow start), then
- * tries steps of its square root upwards and, in turn, of a tenth downwards, and goes back from what did not pay. Refusals alone are no reason to go back,
- * since a server may refuse by chance or by a limit of its own a minute; where they go with more work at a time, the rate of answers shows it. A flood of
- * them sends it back to the last level that paid at once, or a fifth down.
- *
- * The rate, and not latency, decides because a server that batches (vLLM, SGLang) slows every answer down with each it takes on and still gives more.
- * Sources: Chiu and Jain, Analysis of the Increase and Decrease Algorithms for Congestion Avoidance (1989); Cardwell et al., BBR: Congestion-Based Congestion
- * Control (2016), for the rate of delivery in place of losses; Hellerstein et al., Optimizing Concurrency Levels in the .NET ThreadPool (2009), for the hill.
- */
 export function createAdaptiveLimit(options: {
   min: number;
   max: number;
@@ -38,127 +38,180 @@ export function createAdaptiveLimit(options: {
   later?: (then: () => void, ms: number) => unknown;
 }): Limit {
   const { min, max, now = () => performance.now(), later = setTimeout } = options;
+  const meter = createMeter(now);
   let limit = options.initial;
-  let inFlight = 0;
-  /** Milliseconds that an answer takes, about. */
-  let latency: number | undefined;
-
-  /** Work that began under another limit, and has not ended. What it brings is not counted. */
-  let older = 0;
-  let generation = 0;
-  // What was measured in this window.
-  let began = now();
-  let changedAt = began;
-  let used = 0;
-  let done = 0;
-  let broken = 0;
 
   let starting = true;
+  /** By how much the next limit is larger where answers do not get slower. */
+  let leap = 4;
   let level: Level | undefined;
+  /** What did not pay, as far as was known of the level. */
+  let tried: Level | undefined;
   let holds = 0;
-  let holdFor = FEWEST_HOLDS;
+  let holdFor = 1;
+  let heldSince = now();
   let upwards = true;
-  /** Steps up in a row that paid: each is longer than the one before. */
+  /** Steps in a row that paid: each is longer than the one before. */
   let streak = 0;
-  let doubts = 0;
+  /** What the engine said last. */
+  let load: EngineLoad = {};
+  /** More would wait there. */
+  const isCrowded = () => (load.waiting ?? 0) > limit / 10;
 
-  const restart = () => {
-    began = now();
-    changedAt = began;
-    used = done = broken = 0;
-  };
-  const count = (by: number) => {
-    const at = now();
-    used += inFlight * (at - changedAt);
-    changedAt = at;
-    inFlight += by;
-  };
+  const most = () => Math.max(min, Math.min(max, load.places ?? max));
   const go = (to: number) => {
-    limit = Math.min(Math.max(to, min), max);
-    generation++;
-    older = inFlight;
-    restart();
+    limit = Math.min(Math.max(Math.round(to), min), most());
+    holds = 0;
+    heldSince = now();
+    meter.change();
+  };
+
+  /** Upwards it must bring its worth, and pay for what is refused besides; downwards it may cost no more than that. */
+  const compare = (seen: Omit<Level, 'limit'>, last: Level) => {
+    const grown = seen.size / last.size - 1;
+    const gain = meter.rate(seen) / meter.rate(last) - 1;
+    const error = Math.hypot(seen.error, last.error) * (1 + gain);
+    const margin =
+      gain - (grown < 0 ? WORTH_DOWNWARDS : starting ? WORTH_AT_FIRST : WORTH) * grown - (seen.broken - last.broken);
+    return { gain, grown, error, margin };
+  };
+
+  /** Away from a level that is known. */
+  const goOn = (seen: Seen) => {
+    if (limit >= most() || isCrowded()) upwards = false;
+    else if (limit <= min) upwards = true;
+    if (starting && upwards) return go(limit * 2);
+    if (upwards) return go(limit + Math.min(Math.max(1, limit / 2), 2 ** streak * Math.max(1, Math.sqrt(limit))));
+    const waiting = Math.min(isCrowded() ? (load.waiting ?? 0) : 0, limit / 2);
+    const less = limit - Math.max(1, limit / 20, waiting);
+    go(seen.isQueue ? Math.min(less, seen.size / seen.slower) : less);
   };
 
   /** Looks at a window, and says where to go. */
-  const judge = () => {
-    const time = now() - began;
-    const rate = done / time;
-    const share = broken / (done + broken);
-    if (share > FLOOD + (level?.broken ?? 0) / 2) {
+  const judge = (seen: Seen) => {
+    const { broken } = seen;
+    // A server that is away says nothing of how much it could do.
+    if (seen.answers.size === 0) return meter.restart();
+    if (broken > FLOOD + (level?.broken ?? 0) / 2) {
+      const back = level !== undefined && level.limit < limit ? level.limit : limit / 2;
+      if (level?.limit !== back) level = undefined;
       starting = false;
-      holds = 0;
-      const back = level !== undefined && level.limit < limit ? level.limit : limit * 0.8;
-      level = undefined;
+      streak = 0;
       return go(back);
     }
-    if (used / time < IN_USE * Math.floor(limit)) return restart();
 
     if (level === undefined || level.limit === limit) {
+      const change = level === undefined ? 0 : meter.rate(seen) / meter.rate(level);
+      const isOther = level !== undefined && (change > OTHER || change < 1 / OTHER);
+      if (isOther) {
+        holdFor = 1;
+        upwards = change > 1;
+        streak = upwards ? 0 : 2;
+      }
       // Measured again, it is known better.
-      const before = level ?? { rate, broken: share };
-      level = { limit, rate: (before.rate + rate) / 2, broken: (before.broken + share) / 2 };
-      if (!starting && ++holds < holdFor) return restart();
-      holds = 0;
-      if (limit >= max) upwards = false;
-      else if (limit <= min) upwards = true;
-      if (starting) return go(limit * 2);
-      return go(upwards ? limit + Math.max(1, Math.sqrt(limit)) : limit - Math.max(1, limit / 10));
+      level = { ...(level === undefined || isOther ? seen : both(level, seen)), limit };
+      if (starting && (seen.isQueue || isCrowded())) {
+        starting = false;
+        upwards = false;
+      }
+      // Known better, it may be less than what was tried from it.
+      if (tried && compare(tried, level).margin >= 0) {
+        const { limit: again } = tried;
+        tried = undefined;
+        upwards = again > limit;
+        return go(again);
+      }
+      const held = ++holds >= (load.waiting === 0 ? 1 : holdFor);
+      if (starting || isOther || held || now() - heldSince >= LONGEST_HOLD_MS) return goOn(seen);
+      return meter.restart();
     }
 
-    // Upwards it must bring its worth, and pay for what is refused besides; downwards it may cost no more than that.
-    const grown = limit / level.limit - 1;
-    const pays = rate / level.rate - 1 >= (starting ? WORTH_AT_FIRST : WORTH) * grown + share - level.broken;
+    const last = level;
+    const { gain, grown, error, margin } = compare(seen, last);
+    const pays = margin >= 0;
+    if (seen.windows < LONGEST_TRY && Math.abs(margin) < error && !(starting && pays)) return;
+    const knee = last.limit * (1 + gain);
+    tried = undefined;
     if (pays) {
-      level = { limit, rate, broken: share };
-      holdFor = FEWEST_HOLDS;
-      doubts = 0;
-      if (starting && limit < max) return go(limit * 2);
-      if (!upwards || limit >= max) return restart();
+      level = { ...seen, limit };
+      holdFor = 1;
       streak++;
-      return go(limit + Math.min(limit / 2, 2 ** streak * Math.max(1, Math.sqrt(limit))));
+      if (starting && gain + error < KNEE * grown) {
+        starting = false;
+        upwards = false;
+        streak = 0;
+        return go(knee);
+      }
+      // Two steps up that paid: there may be much more.
+      if (upwards && (streak >= 2 || margin > error)) starting = true;
+      return goOn(seen);
     }
-    // One window may be chance.
-    if (upwards && doubts++ === 0 && share < FLOOD / 2 + level.broken) return restart();
-    doubts = 0;
     streak = 0;
+    if (starting && grown > 1.5 && gain - error > WORTH_AT_FIRST) return go(knee);
     starting = false;
-    holds = 0;
     holdFor = Math.min(holdFor * 2, MOST_HOLDS);
     upwards = !upwards;
-    go(level.limit);
+    tried = { ...seen, limit };
+    go(last.limit);
   };
 
-  const end = (mine: number, took: number, outcome: Outcome) => {
-    count(-1);
-    if (outcome === 'done') latency = latency === undefined ? took : latency + (took - latency) / 16;
-    if (mine !== generation) {
-      if (--older === 0) restart();
-      return;
-    }
-    if (older > 0 || outcome === 'ignored') return;
-    if (outcome === 'done') done++;
-    else broken++;
-    if (done + broken >= Math.max(LEAST_IN_WINDOW, Math.floor(limit) * 2)) judge();
+  /** Answers of a level that take no longer than one alone: what is more at a time brings as much more. */
+  const grow = (seen: Seen) => {
+    const known = level ?? seen;
+    const time = (known.time * known.size) / seen.size;
+    level = { ...known, limit, size: seen.size, time, broken: (known.broken + seen.broken) / 2 };
+    upwards = true;
+    go(limit * leap);
+    leap = 2;
+  };
+
+  const look = () => {
+    const early = starting && limit < most() && !isCrowded() && meter.early();
+    if (early && early.slower <= NOT_SLOWER && early.broken <= (level?.broken ?? 0) + FEW) return grow(early);
+    const seen = meter.seen();
+    if (seen) judge(seen);
   };
 
   return {
     get limit() {
-      return Math.max(1, Math.floor(limit));
+      return limit;
     },
     get inFlight() {
-      return inFlight;
+      return meter.inFlight;
     },
-    begin() {
-      count(1);
-      const mine = generation;
-      const at = now();
+    begin(kind = '') {
+      const end = meter.begin(kind);
       return (outcome: Outcome) => {
-        const took = now() - at;
-        if (outcome !== 'refused') return end(mine, took, outcome);
-        const rest = latency === undefined ? FIRST_REST_MS : Math.min(latency * REST, LONGEST_REST_MS);
-        later(() => end(mine, took, outcome), rest);
+        const over = () => {
+          end(outcome);
+          look();
+        };
+        if (outcome !== 'refused') return over();
+        const { usual } = meter;
+        later(over, usual === 0 ? FIRST_REST_MS : Math.min(usual * REST, LONGEST_REST_MS));
       };
     },
+    filled: meter.press,
+    hint(said) {
+      const isNew = said.places !== undefined && said.places !== load.places;
+      load = said;
+      if (!isNew) return;
+      level = tried = undefined;
+      starting = false;
+      go(most());
+    },
+  };
+}
+
+/** What two windows of a limit say together; the older one says half as much. */
+function both(older: Level, { size, time, answers, error, broken }: Seen): Omit<Level, 'limit'> {
+  const sums = new Map(answers);
+  for (const [kind, count] of older.answers) sums.set(kind, (sums.get(kind) ?? 0) + count / 2);
+  return {
+    size,
+    time: older.time / 2 + time,
+    answers: sums,
+    error: 1 / Math.hypot(1 / error, 0.7 / older.error),
+    broken: (older.broken + broken) / 2,
   };
 }

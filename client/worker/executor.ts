@@ -68,6 +68,8 @@ export type TaskExecutor = {
   submit(task: TaskWrapper): void | Promise<void>;
   /** How many more tasks of a queue can begin now; 0 makes them wait in their queue. One by default. */
   remainingCapacity?(queue: string): number;
+  /** Called when a queue's work takes all the room that it may use, which may be less than there is: with more, more would be done. */
+  filled?(queue: string): void;
   /** Queues with the same group share their capacity; all do by default. */
   groupOf?(queue: string): string;
   /** Whether anything can be done at all; rejects with what is wrong, in words for a person. Called once, before the first take. */

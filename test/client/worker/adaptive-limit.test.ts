@@ -55,7 +55,7 @@ test('a place too many does not ask on and on: what is refused stays below what 
 test('a limit stays within its bounds, and says which of them can not be', () => {
   assert.equal(createLimit(3).limit, 3);
   assert.equal(createLimit({ max: 2 }).limit, 2);
-  assert.equal(createLimit({ min: 7 }).limit, 7);
+  assert.equal(createLimit({ min: 9 }).limit, 9);
   assert.throws(() => createLimit({ min: 3, max: 2 }), /concurrency.max: must not be below min/);
   assert.throws(() => createLimit(1.5), /concurrency: 1.5 is not an integer/);
   assert.throws(() => createLimit({ initial: 0 }), /concurrency.initial: 0/);

@@ -1,0 +1,171 @@
+import type { Outcome } from './limit.ts';
+
+/** A window has so many answers, and two rounds at least: a round is as many as were under way at once. */
+const ANSWERS = 24;
+/** One that takes long is over after a round, and so many. */
+const LONG_MS = 1000;
+const FEWEST_ANSWERS = 8;
+/** One that takes less is chance. */
+const SHORTEST_MS = 100;
+/** Work that did not fill its room for so long, or for two answers, was not there. */
+const PAUSE_MS = 100;
+/** Answers that take this many times as long as one alone have waited. */
+const WAITED = 1.5;
+/** What answers a second differ by without any reason, at least: a part of what they do where lengths differ. */
+const LEAST_SPREAD = 0.25;
+/** Of this many kinds of work each is known; the others are one. */
+const KINDS = 64;
+
+/** What a window has shown. */
+export type Seen = {
+  /** How much was under way when the room was full. */
+  size: number;
+  /** Milliseconds. */
+  time: number;
+  /** How many of each kind. */
+  answers: Map<string, number>;
+  /** By which part the rate of answers may be wrong. */
+  error: number;
+  /** The share of work that was refused or failed. */
+  broken: number;
+  /** How many times as long as one alone answers take. */
+  slower: number;
+  /** Answers come in the order in which they were asked for, and take longer than one alone: they wait for each other. */
+  isQueue: boolean;
+  /** How many windows it is long. */
+  windows: number;
+};
+
+/** Measures how work goes under a limit, in windows. */
+export function createMeter(now: () => number) {
+  const kinds = new Map<string, { usual: number; alone: number }>();
+  /** In the order in which they began. */
+  const running = new Set<number>();
+  let begun = 0;
+  let usual = 0;
+
+  let generation = 0;
+  let changedAt = now();
+  /** What began under another limit and has not ended. */
+  let older = 0;
+  let warm = true;
+  let pressedAt = Number.NEGATIVE_INFINITY;
+
+  const nothing = () => ({
+    began: now(),
+    answers: new Map<string, number>(),
+    done: 0,
+    broken: 0,
+    peak: running.size,
+    presses: 0,
+    pressed: 0,
+    // Of work that began under this limit.
+    own: 0,
+    slower: 0,
+    overtook: 0,
+    shown: 0,
+  });
+  let window = nothing();
+  const restart = () => {
+    window = nothing();
+  };
+  const isPressed = () => now() - pressedAt <= Math.max(PAUSE_MS, 2 * usual);
+  const show = (windows: number): Seen => {
+    const { began, answers, done, broken, peak, presses, pressed, own, slower, overtook } = window;
+    const mean = own === 0 ? 1 : slower / own;
+    const isQueue = own > 0 && overtook === 0 && mean > WAITED;
+    const spread = mean <= 1.25 ? LEAST_SPREAD : 1;
+    return {
+      size: Math.max(1, presses > 0 ? pressed / presses : peak),
+      time: now() - began,
+      answers,
+      error: spread / Math.sqrt(Math.max(done, 1)),
+      broken: broken / (done + broken),
+      slower: mean,
+      isQueue,
+      windows,
+    };
+  };
+
+  return {
+    get inFlight() {
+      return running.size;
+    },
+    /** Milliseconds that an answer takes, about; 0 before the first. */
+    get usual() {
+      return usual;
+    },
+    restart,
+    /** The limit is another now. What began before says nothing of it, for as long as an answer takes. */
+    change(): void {
+      generation++;
+      changedAt = now();
+      older = running.size;
+      warm = older === 0;
+      restart();
+    },
+    /** Work fills the room that it may use. */
+    press(): void {
+      if (!isPressed()) restart();
+      pressedAt = now();
+      window.presses++;
+      window.pressed += running.size;
+    },
+    begin(kind: string): (outcome: Outcome) => void {
+      const name = kinds.has(kind) || kinds.size < KINDS ? kind : '';
+      const mine = generation;
+      const id = begun++;
+      const at = now();
+      running.add(id);
+      window.peak = Math.max(window.peak, running.size);
+      return (outcome) => {
+        const [first] = running;
+        running.delete(id);
+        const took = now() - at;
+        if (mine !== generation && older > 0) older--;
+        if (!warm && (older === 0 || now() - changedAt >= usual)) {
+          warm = true;
+          restart();
+          if (mine !== generation) return;
+        }
+        if (outcome === 'ignored') return;
+        if (outcome !== 'done') {
+          window.broken++;
+          return;
+        }
+        const known = kinds.get(name) ?? { usual: took, alone: took };
+        known.usual += (took - known.usual) / 16;
+        known.alone = Math.min(known.alone, took);
+        kinds.set(name, known);
+        usual = usual === 0 ? took : usual + (took - usual) / 16;
+        window.done++;
+        window.answers.set(name, (window.answers.get(name) ?? 0) + 1);
+        if (first !== id) window.overtook++;
+        if (mine !== generation) return;
+        window.own++;
+        window.slower += took / known.alone;
+      };
+    },
+    /** A window when it is whole, and again when it is twice as long, and so on. */
+    seen(): Seen | undefined {
+      const { began, done, broken, peak } = window;
+      const time = now() - began;
+      if (!warm || time < SHORTEST_MS || !isPressed()) return undefined;
+      const rounds = Math.ceil(time >= LONG_MS ? FEWEST_ANSWERS / peak : Math.max(2, ANSWERS / peak));
+      const windows = (done + broken) / (rounds * peak);
+      if (Math.floor(windows) <= window.shown) return undefined;
+      window.shown = Math.floor(windows);
+      return show(window.shown);
+    },
+    /** What a round of work that began under this limit has shown, when it has been answered. */
+    early(): Seen | undefined {
+      return window.own > 0 && window.own >= window.peak && isPressed() ? show(0) : undefined;
+    },
+    /** Answers a millisecond. Those of a kind that takes long are worth more than those that do not. */
+    rate({ answers, time }: Pick<Seen, 'answers' | 'time'>): number {
+      let sum = 0;
+      for (const [kind, count] of answers) sum += count * (kinds.get(kind)?.usual ?? 0);
+      return sum / time;
+    },
+  };
+}
