@@ -7,10 +7,12 @@ const LONG_MS = 1000;
 const FEWEST_ANSWERS = 8;
 /** One that takes less is chance. */
 const SHORTEST_MS = 100;
-/** Work that did not fill its room for so long, or for two answers, was not there. */
+/** Work that left room open for so long, or for half an answer, was not there. */
 const PAUSE_MS = 100;
 /** Answers that take this many times as long as one alone have waited. */
 const WAITED = 1.5;
+/** Of fewer under way, none is ever overtaken by much. */
+const FEWEST_IN_QUEUE = 3;
 /** What answers a second differ by without any reason, at least: a part of what they do where lengths differ. */
 const LEAST_SPREAD = 0.25;
 /** Of this many kinds of work each is known; the others are one. */
@@ -26,12 +28,15 @@ export type Seen = {
   answers: Map<string, number>;
   /** By which part the rate of answers may be wrong. */
   error: number;
-  /** The share of work that was refused or failed. */
+  /** The share of work that was refused or failed, and by how much it may be wrong. */
   broken: number;
+  chance: number;
   /** How many times as long as one alone answers take. */
   slower: number;
   /** Answers come in the order in which they were asked for, and take longer than one alone: they wait for each other. */
   isQueue: boolean;
+  /** And one is worked on at a time. */
+  isSingle: boolean;
   /** How many windows it is long. */
   windows: number;
 };
@@ -49,7 +54,8 @@ export function createMeter(now: () => number) {
   /** What began under another limit and has not ended. */
   let older = 0;
   let warm = true;
-  let pressedAt = Number.NEGATIVE_INFINITY;
+  /** Since when there has been room that no work has taken. */
+  let openSince: number | undefined = Number.NEGATIVE_INFINITY;
 
   const nothing = () => ({
     began: now(),
@@ -69,20 +75,25 @@ export function createMeter(now: () => number) {
   const restart = () => {
     window = nothing();
   };
-  const isPressed = () => now() - pressedAt <= Math.max(PAUSE_MS, 2 * usual);
+  const isPressed = () => openSince === undefined || now() - openSince <= Math.max(PAUSE_MS, usual / 2);
   const show = (windows: number): Seen => {
     const { began, answers, done, broken, peak, presses, pressed, own, slower, overtook } = window;
     const mean = own === 0 ? 1 : slower / own;
-    const isQueue = own > 0 && overtook === 0 && mean > WAITED;
     const spread = mean <= 1.25 ? LEAST_SPREAD : 1;
+    // Where little has been seen, nothing is all or none.
+    const share = broken === 0 ? 0 : (broken + 1) / (done + broken + 2);
+    const size = Math.max(1, presses > 0 ? pressed / presses : peak);
+    const isQueue = size >= FEWEST_IN_QUEUE && overtook === 0 && mean > WAITED;
     return {
-      size: Math.max(1, presses > 0 ? pressed / presses : peak),
+      size,
       time: now() - began,
       answers,
       error: spread / Math.sqrt(Math.max(done, 1)),
-      broken: broken / (done + broken),
+      broken: share,
+      chance: Math.sqrt((share * (1 - share)) / (done + broken + 2)),
       slower: mean,
       isQueue,
+      isSingle: isQueue && size < 2 * mean,
       windows,
     };
   };
@@ -107,7 +118,7 @@ export function createMeter(now: () => number) {
     /** Work fills the room that it may use. */
     press(): void {
       if (!isPressed()) restart();
-      pressedAt = now();
+      openSince = undefined;
       window.presses++;
       window.pressed += running.size;
     },
@@ -122,6 +133,7 @@ export function createMeter(now: () => number) {
         const [first] = running;
         running.delete(id);
         const took = now() - at;
+        openSince ??= now();
         if (mine !== generation && older > 0) older--;
         if (!warm && (older === 0 || now() - changedAt >= usual)) {
           warm = true;
@@ -152,10 +164,17 @@ export function createMeter(now: () => number) {
       const time = now() - began;
       if (!warm || time < SHORTEST_MS || !isPressed()) return undefined;
       const rounds = Math.ceil(time >= LONG_MS ? FEWEST_ANSWERS / peak : Math.max(2, ANSWERS / peak));
-      const windows = (done + broken) / (rounds * peak);
+      // Of what is refused many come at once.
+      const windows = (broken > done ? broken : done) / (rounds * peak);
       if (Math.floor(windows) <= window.shown) return undefined;
       window.shown = Math.floor(windows);
       return show(window.shown);
+    },
+    /** What has been seen so far, when it is enough to tell that it goes much slower than it did. */
+    slow(): Seen | undefined {
+      if (!warm || window.done < FEWEST_ANSWERS || !isPressed()) return undefined;
+      const alone = Math.max(...[...kinds.values()].map((kind) => kind.alone));
+      return now() - window.began >= Math.max(LONG_MS, 3 * alone) ? show(0) : undefined;
     },
     /** What a round of work that began under this limit has shown, when it has been answered. */
     early(): Seen | undefined {

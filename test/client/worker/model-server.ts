@@ -1,5 +1,5 @@
 import { createAdaptiveLimit } from '../../../client/worker/adaptive-limit.ts';
-import { createLimit, type Limit, type Outcome } from '../../../client/worker/limit.ts';
+import type { Limit, Outcome } from '../../../client/worker/limit.ts';
 
 /** The same numbers from 0 to 1 for the same seed (mulberry32). */
 export function chances(seed: number): () => number {
@@ -34,19 +34,16 @@ export type Work = {
   /** Whether the batch leaves a tenth of the places to live tasks. */
   reserve: boolean;
   /** What the server is from a time on. */
-  later: { at: number; server: Partial<ModelServer> } | undefined;
-  /** Whether the server tells its load. */
+  changes: { at: number; server: Partial<ModelServer> }[];
+  /** What the server tells of its load. */
   tells: 'waiting' | 'places' | undefined;
 };
 
-const ALL: Work = { tasks: 6000, gap: 2, live: undefined, reserve: false, later: undefined, tells: undefined };
+const ALL: Work = { tasks: 6000, gap: 2, live: undefined, reserve: false, changes: [], tells: undefined };
 
-/**
- * A worker with more tasks than it can do before a model server, in time that is only counted. Gives answers a second over all, over the last half, and
- * what was refused.
- */
+/** A worker with more tasks than it can do before a model server, in time that is only counted. */
 export function simulate(given: ModelServer, concurrency: number | 'auto', seed: number, work: Partial<Work> = {}) {
-  const { tasks, gap, live, reserve, later, tells } = { ...ALL, ...work };
+  const { tasks, gap, live, reserve, changes, tells } = { ...ALL, ...work };
   let server = given;
   const chance = chances(seed);
   let time = 0;
@@ -56,10 +53,9 @@ export function simulate(given: ModelServer, concurrency: number | 'auto', seed:
     let low = 0;
     for (let high = events.length; low < high; ) {
       const middle = (low + high) >> 1;
-      if ((events[middle] as { at: number }).at < at) high = middle;
+      if ((events[middle] as { at: number }).at <= at) high = middle;
       else low = middle + 1;
     }
-    while (low > 0 && (events[low - 1] as { at: number }).at <= at) low--;
     events.splice(low, 0, { at, run });
   };
   const limit: Limit =
@@ -76,7 +72,7 @@ export function simulate(given: ModelServer, concurrency: number | 'auto', seed:
             });
           },
         })
-      : atOnce(concurrency, after);
+      : fixed(concurrency);
 
   let inside = 0;
   let done = 0;
@@ -84,7 +80,7 @@ export function simulate(given: ModelServer, concurrency: number | 'auto', seed:
   let halfAt = 0;
   const asked: number[] = [];
   const waits: number[] = [];
-  const limits: [number, number][] = [];
+  const limits: { at: number; limit: number }[] = [];
   const queue: (() => void)[] = [];
 
   const call = (kind: string, latency: number, over: () => void) => {
@@ -93,8 +89,7 @@ export function simulate(given: ModelServer, concurrency: number | 'auto', seed:
       end(outcome);
       if (outcome === 'refused') refused++;
       else if (outcome === 'done') over();
-      const last = limits.at(-1);
-      if (last?.[1] !== limit.limit) limits.push([Math.round(time), limit.limit]);
+      if (limits.at(-1)?.limit !== limit.limit) limits.push({ at: time, limit: limit.limit });
       // The next one has to be taken first.
       after(gap, fill);
     };
@@ -140,9 +135,9 @@ export function simulate(given: ModelServer, concurrency: number | 'auto', seed:
   fill();
   ask();
   if (tells) after(100, tell);
-  if (later) {
-    after(later.at, () => {
-      server = { ...server, ...later.server };
+  for (const change of changes) {
+    after(change.at, () => {
+      server = { ...server, ...change.server };
       while (queue.length > 0 && inside < server.places) queue.shift()?.();
     });
   }
@@ -152,6 +147,7 @@ export function simulate(given: ModelServer, concurrency: number | 'auto', seed:
     next.run();
   }
   return {
+    /** Answers a second, over all and in the last half. */
     rate: (done / time) * 1000,
     late: (tasks / 2 / (time - halfAt)) * 1000,
     time,
@@ -164,13 +160,9 @@ export function simulate(given: ModelServer, concurrency: number | 'auto', seed:
   };
 }
 
-/** One that does not let a place rest. */
-function atOnce(limit: number, _after: unknown): Limit {
-  const { begin, ...fixed } = createLimit(limit);
+function fixed(limit: number): Limit {
   let inFlight = 0;
-  void begin;
   return {
-    ...fixed,
     limit,
     get inFlight() {
       return inFlight;
@@ -181,5 +173,6 @@ function atOnce(limit: number, _after: unknown): Limit {
         inFlight--;
       };
     },
+    filled: () => undefined,
   };
 }
