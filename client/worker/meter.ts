@@ -165,7 +165,7 @@ export function createMeter(now: () => number) {
       if (!warm || time < SHORTEST_MS || !isPressed()) return undefined;
       const rounds = Math.ceil(time >= LONG_MS ? FEWEST_ANSWERS / peak : Math.max(2, ANSWERS / peak));
       // Of what is refused many come at once.
-      const windows = (broken > done ? broken : done) / (rounds * peak);
+      const windows = Math.max(done, broken) / (rounds * peak);
       if (Math.floor(windows) <= window.shown) return undefined;
       window.shown = Math.floor(windows);
       return show(window.shown);
