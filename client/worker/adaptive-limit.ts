@@ -1,5 +1,5 @@
 import type { EngineLoad, Limit, Outcome } from './limit.ts';
-import { createMeter, type Seen } from './meter.ts';
+import { createMeter, NOT_SLOWER, type Seen } from './meter.ts';
 
 /** What more work at a time must bring to be kept: this part of what it would bring if nothing stood in its way. */
 const WORTH = 0.4;
@@ -11,8 +11,6 @@ const KNEE = 0.6;
 const FLOOD = 0.5;
 /** More than the usual by this, and answers that are not slower are no reason to grow. */
 const FEW = 0.15;
-/** Answers that take this many times as long as one alone are as good as not slower. */
-const NOT_SLOWER = 1.25;
 /** Room that differs by less is the same. */
 const SAME = 0.05;
 /** By how much the limit grows at once where the first answers come together. */
@@ -178,7 +176,8 @@ export function createAdaptiveLimit(options: {
 
   /** Answers take no longer than one alone: what is more at a time brings as much more. */
   const grow = (seen: Seen) => {
-    const known = level ?? seen;
+    // A round takes as long as an answer.
+    const known = level ?? { ...seen, time: Math.max(seen.time, meter.usual) };
     const time = (known.time * known.size) / seen.size;
     level = { ...known, limit, size: seen.size, time, broken: (known.broken + seen.broken) / 2 };
     upwards = true;

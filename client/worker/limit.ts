@@ -22,7 +22,7 @@ export type Limit = {
    * of it.
    */
   begin(kind?: string): (outcome: Outcome) => void;
-  /** Says that work takes all the room that it may use, which may be less than the limit: with more room, more would be done. */
+  /** Says that work takes all the room that it may use, which may be less than the limit. Only then is a limit found. */
   filled(): void;
   /** What the engine says of its load; only a limit that is found has use for it. */
   hint?(load: EngineLoad): void;

@@ -9,11 +9,13 @@ const FEWEST_ANSWERS = 8;
 const SHORTEST_MS = 100;
 /** Work that left room open for so long, or for half an answer, was not there. */
 const PAUSE_MS = 100;
-/** Answers that take this many times as long as one alone have waited. */
+/** Answers that take this many times as long as one alone are as good as not slower. */
+export const NOT_SLOWER = 1.25;
+/** And these have waited. */
 const WAITED = 1.5;
-/** Of fewer under way, none is ever overtaken by much. */
+/** Of fewer under way hardly one is ever overtaken. */
 const FEWEST_IN_QUEUE = 3;
-/** What answers a second differ by without any reason, at least: a part of what they do where lengths differ. */
+/** The spread of lengths, as a part of their mean: where they look alike; else it is taken for the mean. */
 const LEAST_SPREAD = 0.25;
 /** Of this many kinds of work each is known; the others are one. */
 const KINDS = 64;
@@ -62,7 +64,7 @@ export function createMeter(now: () => number) {
     answers: new Map<string, number>(),
     done: 0,
     broken: 0,
-    peak: running.size,
+    peak: Math.max(1, running.size),
     presses: 0,
     pressed: 0,
     // Of work that began under this limit.
@@ -79,7 +81,7 @@ export function createMeter(now: () => number) {
   const show = (windows: number): Seen => {
     const { began, answers, done, broken, peak, presses, pressed, own, slower, overtook } = window;
     const mean = own === 0 ? 1 : slower / own;
-    const spread = mean <= 1.25 ? LEAST_SPREAD : 1;
+    const spread = mean <= NOT_SLOWER ? LEAST_SPREAD : 1;
     // Where little has been seen, nothing is all or none.
     const share = broken === 0 ? 0 : (broken + 1) / (done + broken + 2);
     const size = Math.max(1, presses > 0 ? pressed / presses : peak);
