@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { createEngine, gauges, slots, totalSlots } from '../../../client/executors/engine.ts';
+import { openAiExecutor } from '../../../client/executors/openai.ts';
 import type { EngineLoad } from '../../../client/worker/limit.ts';
-import { type Heard, json, listen } from './support.ts';
+import { type Heard, json, listen, work } from './support.ts';
 
 const VLLM = `# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -107,5 +109,17 @@ describe('asking an engine', { concurrency: true }, () => {
   test('one that does not answer is not waited for', async () => {
     await using silent = await listen(() => undefined);
     assert.deepEqual(await engineOf(silent.url)(), {});
+  });
+
+  test('an executor whose room is taken goes to the slots of its server; with a fixed number it does not ask', async () => {
+    await using llama = await listen(({ url }, res) => json(res, 200, url === '/props' ? PROPS : {}));
+    const executor = openAiExecutor({ upstreams: [{ url: llama.url }] });
+    assert.equal(executor.remainingCapacity?.('chat'), 8);
+    executor.filled?.('chat');
+    while (executor.remainingCapacity?.('chat') !== 5) await setImmediate();
+    const fixed = openAiExecutor({ upstreams: [{ url: llama.url }], concurrency: 8 });
+    fixed.filled?.('chat');
+    await work(fixed);
+    assert.deepEqual(paths(llama.requests), ['/props', '/v1/chat/completions']);
   });
 });
