@@ -190,14 +190,19 @@ export function createAdaptiveLimit(options: {
     return slow && meter.rate(slow) < meter.rate(level as Level) * SLUMP ? slow : undefined;
   };
 
+  const isFlood = ({ broken, chance }: Pick<Seen, 'broken' | 'chance'>) =>
+    broken - 2 * chance > FLOOD + (level?.broken ?? 0) / 2;
+
   const look = () => {
+    const refused = level !== undefined && level.limit < limit ? meter.broken() : undefined;
+    if (refused && isFlood(refused)) return retreat();
     const early = starting && limit < most() && crowd() === 0 ? meter.early() : undefined;
     if (early && early.slower <= NOT_SLOWER && early.broken <= (level?.broken ?? 0) + FEW) return grow(early);
     const seen = meter.seen() ?? slump();
     if (seen === undefined) return;
     // A server that is away says nothing of how much it could do.
     if (seen.answers.size === 0) return meter.restart();
-    if (seen.broken - 2 * seen.chance > FLOOD + (level?.broken ?? 0) / 2) return retreat();
+    if (isFlood(seen)) return retreat();
     if (level === undefined || level.limit === limit) return measured(seen);
     judge(seen, level);
   };

@@ -53,6 +53,8 @@ export function createMeter(now: () => number) {
 
   let generation = 0;
   let changedAt = now();
+  /** Since then. */
+  let fresh = { begun: 0, broken: 0 };
   /** What began under another limit and has not ended. */
   let older = 0;
   let warm = true;
@@ -82,8 +84,6 @@ export function createMeter(now: () => number) {
     const { began, answers, done, broken, peak, presses, pressed, own, slower, overtook } = window;
     const mean = own === 0 ? 1 : slower / own;
     const spread = mean <= NOT_SLOWER ? LEAST_SPREAD : 1;
-    // Where little has been seen, nothing is all or none.
-    const share = broken === 0 ? 0 : (broken + 1) / (done + broken + 2);
     const size = Math.max(1, presses > 0 ? pressed / presses : peak);
     const isQueue = size >= FEWEST_IN_QUEUE && overtook === 0 && mean > WAITED;
     return {
@@ -91,8 +91,7 @@ export function createMeter(now: () => number) {
       time: now() - began,
       answers,
       error: spread / Math.sqrt(Math.max(done, 1)),
-      broken: share,
-      chance: Math.sqrt((share * (1 - share)) / (done + broken + 2)),
+      ...shareOf(broken, done + broken),
       slower: mean,
       isQueue,
       isSingle: isQueue && size < 2 * mean,
@@ -113,6 +112,7 @@ export function createMeter(now: () => number) {
     change(): void {
       generation++;
       changedAt = now();
+      fresh = { begun: 0, broken: 0 };
       older = running.size;
       warm = older === 0;
       restart();
@@ -130,6 +130,7 @@ export function createMeter(now: () => number) {
       const id = begun++;
       const at = now();
       running.add(id);
+      fresh.begun++;
       window.peak = Math.max(window.peak, running.size);
       return (outcome) => {
         const [first] = running;
@@ -145,6 +146,7 @@ export function createMeter(now: () => number) {
         if (outcome === 'ignored') return;
         if (outcome !== 'done') {
           window.broken++;
+          if (mine === generation) fresh.broken++;
           return;
         }
         const known = kinds.get(name) ?? { usual: took, alone: took };
@@ -182,6 +184,10 @@ export function createMeter(now: () => number) {
     early(): Seen | undefined {
       return window.own > 0 && window.own >= window.peak && isPressed() ? show(0) : undefined;
     },
+    /** What was refused or failed of all that has begun under this limit, when that is enough to tell. */
+    broken(): Pick<Seen, 'broken' | 'chance'> | undefined {
+      return fresh.broken >= FEWEST_ANSWERS ? shareOf(fresh.broken, fresh.begun) : undefined;
+    },
     /** Answers a millisecond. Those of a kind that takes long are worth more than those that do not. */
     rate({ answers, time }: Pick<Seen, 'answers' | 'time'>): number {
       let sum = 0;
@@ -189,4 +195,10 @@ export function createMeter(now: () => number) {
       return sum / time;
     },
   };
+}
+
+/** Where little has been seen, nothing is all or none. */
+function shareOf(broken: number, all: number): Pick<Seen, 'broken' | 'chance'> {
+  const share = broken === 0 ? 0 : (broken + 1) / (all + 2);
+  return { broken: share, chance: Math.sqrt((share * (1 - share)) / (all + 2)) };
 }
