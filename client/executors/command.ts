@@ -72,6 +72,7 @@ export function commandExecutor(options: CommandOptions): TaskExecutor {
       return done.finally(() => running.delete(done));
     },
     remainingCapacity: () => Math.max(limit.limit - limit.inFlight, 0),
+    filled: limit.filled,
     check: () => checkProgram(program),
     async close() {
       await Promise.all(running);

@@ -19,6 +19,8 @@ export type Call = {
 export type Dialect = {
   /** Where a GET tells whether it is there; without one, only calls do. */
   look?(base: URL): URL;
+  /** Whether the server may be an engine that tells its load. */
+  tellsLoad?: boolean;
   /** Throws NotAnswered, or what broke the connection. */
   answer(call: Call): Promise<TaskAnswer>;
   close?(): void;

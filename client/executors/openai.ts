@@ -17,6 +17,7 @@ export function openAiExecutor(options: OpenAiOptions): TaskExecutor {
   checkNames(options, [...UPSTREAMS_OPTIONS, 'model'], 'openai');
   const dialect: Dialect = {
     look: (base) => openAiUrl(base, '/models'),
+    tellsLoad: true,
     answer: (call) => answerAsOpenAi(call, named(options.model)),
   };
   return upstreamsExecutor(options, dialect);

@@ -5,6 +5,7 @@ import type { Log } from '../worker/log.ts';
 import { answerTooLarge, TooLarge } from '../worker/too-large.ts';
 import { createBreaker, type Went } from './breaker.ts';
 import type { Dialect } from './dialect.ts';
+import { createEngine } from './engine.ts';
 import { createHealth } from './health.ts';
 import { checkNames } from './options.ts';
 import { NotAnswered, notAnswered, outcomeOf, upstreamError } from './reply.ts';
@@ -64,6 +65,7 @@ export function createUpstream(
     ...options.headers,
   };
   const limit = createLimit(options.concurrency ?? how.concurrency, how.onChange);
+  const engine = dialect.tellsLoad && limit.hint ? createEngine(base, headers, limit.hint) : undefined;
   const health = createHealth(base.host, log);
   const url = dialect.look?.(base);
 
@@ -97,7 +99,8 @@ export function createUpstream(
 
   const call = async (task: TaskWrapper): Promise<Ended> => {
     const trial = breaker.begin(task.task.task_id);
-    let end = limit.begin();
+    const kind = `${task.task.queue}:${task.task.level === 0 ? 'live' : 'others'}`;
+    let end = limit.begin(kind);
     let passedOn = false;
     let late = false;
     let timer: NodeJS.Timeout | undefined;
@@ -138,12 +141,12 @@ export function createUpstream(
         },
         async aside(work) {
           end('ignored');
-          end = limit.begin();
+          end = limit.begin(kind);
           try {
             return await work;
           } finally {
             end('ignored');
-            end = limit.begin();
+            end = limit.begin(kind);
           }
         },
       });
@@ -185,6 +188,12 @@ export function createUpstream(
     },
     get load() {
       return limit.inFlight / limit.limit;
+    },
+    /** Work takes all the room that it may use. */
+    filled(): void {
+      if (breaker.state !== 'closed') return;
+      limit.filled();
+      engine?.look();
     },
     /** Begins at once, whatever the room. */
     call,

@@ -106,6 +106,9 @@ export function upstreamsExecutor(options: UpstreamsOptions, dialect: Dialect): 
   return {
     submit: work,
     remainingCapacity: (queue) => serving(queue).reduce((sum, one) => sum + one.room, 0),
+    filled(queue) {
+      for (const one of serving(queue)) one.filled();
+    },
     onChange(tell) {
       tellChange = tell;
     },

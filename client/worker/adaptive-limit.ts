@@ -1,31 +1,45 @@
-import type { Limit, Outcome } from './limit.ts';
+import type { EngineLoad, Limit, Outcome } from './limit.ts';
+import { createMeter, NOT_SLOWER, type Seen } from './meter.ts';
 
 /** What more work at a time must bring to be kept: this part of what it would bring if nothing stood in its way. */
 const WORTH = 0.4;
 const WORTH_AT_FIRST = 0.25;
+const WORTH_DOWNWARDS = 0.3;
+/** Less than this part of it, and the way up is over. */
+const KNEE = 0.6;
 /** More refusals and failures than this, beyond the usual, are a flood. */
-const FLOOD = 0.6;
+const FLOOD = 0.5;
+/** More than the usual by this, and answers that are not slower are no reason to grow. */
+const FEW = 0.15;
+/** Room that differs by less is the same. */
+const SAME = 0.05;
+/** By how much the limit grows at once where the first answers come together. */
+const FIRST_LEAP = 4;
 /** How often a level is measured before the next one is tried: doubled by every try that brings nothing. */
-const FEWEST_HOLDS = 1;
 const MOST_HOLDS = 8;
-/** Below this share of the limit in use, work was what was missing, and nothing can be learned. */
-const IN_USE = 0.7;
-const LEAST_IN_WINDOW = 24;
+/** And for how long at most: a server may be replaced by another. */
+const LONGEST_HOLD_MS = 10_000;
+/** A rate that differs from what it was by so much, as a logarithm, is that of another server. */
+const OTHER = Math.log(2);
+/** A rate that falls to this part of what it was is not watched any longer. */
+const SLUMP = 1 / 3;
+/** For how many windows a try goes on while chance may decide it. */
+const LONGEST_TRY = 4;
 /** A place whose work was refused rests for a part of what an answer takes, so that a place too many does not ask on and on. */
 const REST = 0.5;
 const LONGEST_REST_MS = 1000;
 const FIRST_REST_MS = 100;
 
-/** `rate`: answers a millisecond. `broken`: the share of work that was refused or failed. */
-type Level = { limit: number; rate: number; broken: number };
+/** What is known of a limit. */
+type Level = Pick<Seen, 'size' | 'time' | 'answers' | 'error' | 'broken' | 'chance'> & { limit: number };
 
 /**
- * A limit that finds the concurrency from which on more brings nothing: hill climbing on the rate of answers. It doubles while that pays (slow start), then
- * tries steps of its square root upwards and, in turn, of a tenth downwards, and goes back from what did not pay. Refusals alone are no reason to go back,
- * since a server may refuse by chance or by a limit of its own a minute; where they go with more work at a time, the rate of answers shows it. A flood of
- * them sends it back to the last level that paid at once, or a fifth down.
+ * A limit that finds the concurrency from which on more brings nothing: hill climbing on the rate of answers. A level that is known is left for a try, and
+ * the try is kept if it pays. It grows by leaps at first, then by its square root upwards and by a little downwards. As long as answers take no longer than
+ * one alone, it grows without measuring their rate.
  *
  * The rate, and not latency, decides because a server that batches (vLLM, SGLang) slows every answer down with each it takes on and still gives more.
+ * Refusals alone are no reason to go back, since a server may refuse by chance or by a limit of its own a minute. A flood of them is.
  * Sources: Chiu and Jain, Analysis of the Increase and Decrease Algorithms for Congestion Avoidance (1989); Cardwell et al., BBR: Congestion-Based Congestion
  * Control (2016), for the rate of delivery in place of losses; Hellerstein et al., Optimizing Concurrency Levels in the .NET ThreadPool (2009), for the hill.
  */
@@ -36,134 +50,211 @@ export function createAdaptiveLimit(options: {
   /** Milliseconds. */
   now?: () => number;
   later?: (then: () => void, ms: number) => unknown;
-  /** A place whose work was refused has rested. */
+  /** More work may begin, without the end of any. */
   onFree?: () => void;
 }): Limit {
   const { min, max, now = () => performance.now(), later = setTimeout, onFree = () => undefined } = options;
+  const meter = createMeter(now);
   let limit = options.initial;
-  let inFlight = 0;
-  /** Milliseconds that an answer takes, about. */
-  let latency: number | undefined;
 
-  /** Work that began under another limit, and has not ended. What it brings is not counted. */
-  let older = 0;
-  let generation = 0;
-  // What was measured in this window.
-  let began = now();
-  let changedAt = began;
-  let used = 0;
-  let done = 0;
-  let broken = 0;
-
+  /** On the way up, by leaps. */
   let starting = true;
+  let leap = FIRST_LEAP;
   let level: Level | undefined;
-  let holds = 0;
-  let holdFor = FEWEST_HOLDS;
+  /** The last try that did not pay. */
+  let tried: Level | undefined;
   let upwards = true;
-  /** Steps up in a row that paid: each is longer than the one before. */
+  /** Tries in a row that paid: a step upwards is longer than the one before. */
   let streak = 0;
-  let doubts = 0;
+  /** How often the level has been measured, and is measured before the next try. */
+  let holds = 0;
+  let holdFor = 1;
+  let heldSince = now();
+  /** What the engine said last. */
+  let load: EngineLoad = {};
 
-  const restart = () => {
-    began = now();
-    changedAt = began;
-    used = done = broken = 0;
-  };
-  const count = (by: number) => {
-    const at = now();
-    used += inFlight * (at - changedAt);
-    changedAt = at;
-    inFlight += by;
-  };
+  /** A tenth more than an engine has places, since a worker keeps as many for live tasks. */
+  const most = () =>
+    Math.max(min, Math.min(max, load.places === undefined ? max : load.places + Math.ceil(load.places / 10)));
+  /** What waits in the engine; a few may be on their way. */
+  const crowd = () => ((load.waiting ?? 0) > limit / 10 ? (load.waiting as number) : 0);
   const go = (to: number) => {
-    limit = Math.min(Math.max(to, min), max);
-    generation++;
-    older = inFlight;
-    restart();
-  };
-
-  /** Looks at a window, and says where to go. */
-  const judge = () => {
-    const time = now() - began;
-    const rate = done / time;
-    const share = broken / (done + broken);
-    if (share > FLOOD + (level?.broken ?? 0) / 2) {
-      starting = false;
-      holds = 0;
-      const back = level !== undefined && level.limit < limit ? level.limit : limit * 0.8;
-      level = undefined;
-      return go(back);
-    }
-    if (used / time < IN_USE * Math.floor(limit)) return restart();
-
-    if (level === undefined || level.limit === limit) {
-      // Measured again, it is known better.
-      const before = level ?? { rate, broken: share };
-      level = { limit, rate: (before.rate + rate) / 2, broken: (before.broken + share) / 2 };
-      if (!starting && ++holds < holdFor) return restart();
-      holds = 0;
-      if (limit >= max) upwards = false;
-      else if (limit <= min) upwards = true;
-      if (starting) return go(limit * 2);
-      return go(upwards ? limit + Math.max(1, Math.sqrt(limit)) : limit - Math.max(1, limit / 10));
-    }
-
-    // Upwards it must bring its worth, and pay for what is refused besides; downwards it may cost no more than that.
-    const grown = limit / level.limit - 1;
-    const pays = rate / level.rate - 1 >= (starting ? WORTH_AT_FIRST : WORTH) * grown + share - level.broken;
-    if (pays) {
-      level = { limit, rate, broken: share };
-      holdFor = FEWEST_HOLDS;
-      doubts = 0;
-      if (starting && limit < max) return go(limit * 2);
-      if (!upwards || limit >= max) return restart();
-      streak++;
-      return go(limit + Math.min(limit / 2, 2 ** streak * Math.max(1, Math.sqrt(limit))));
-    }
-    // One window may be chance.
-    if (upwards && doubts++ === 0 && share < FLOOD / 2 + level.broken) return restart();
-    doubts = 0;
-    streak = 0;
-    starting = false;
+    limit = Math.min(Math.max(Math.round(to), min), most());
     holds = 0;
-    holdFor = Math.min(holdFor * 2, MOST_HOLDS);
-    upwards = !upwards;
-    go(level.limit);
+    heldSince = now();
+    meter.change();
   };
 
-  const end = (mine: number, took: number, outcome: Outcome) => {
-    count(-1);
-    if (outcome === 'done') latency = latency === undefined ? took : latency + (took - latency) / 16;
-    if (mine !== generation) {
-      if (--older === 0) restart();
-      return;
+  /** Upwards a try must bring its worth, and pay for what is refused besides; downwards it may cost no more than that. */
+  const compare = (one: Omit<Level, 'limit'>, known: Level) => {
+    const grown = one.size / known.size - 1;
+    const gain = meter.rate(one) / meter.rate(known) - 1;
+    const worth = grown < 0 ? WORTH_DOWNWARDS : starting ? WORTH_AT_FIRST : WORTH;
+    return {
+      grown,
+      gain,
+      margin: gain - worth * grown - (one.broken - known.broken),
+      error: Math.hypot(Math.hypot(one.error, known.error) * (1 + gain), one.chance, known.chance),
+    };
+  };
+
+  /** From a level that is known to the next try. */
+  const goOn = (seen: Seen) => {
+    if (limit >= most() || crowd() > 0 || seen.isSingle) upwards = false;
+    else if (limit <= min) upwards = true;
+    if (starting && upwards) return go(limit * 2);
+    if (upwards) return go(limit + Math.min(Math.max(1, limit / 2), 2 ** streak * Math.max(1, Math.sqrt(limit))));
+    const less = limit - Math.max(1, limit / 20, Math.min(crowd(), limit / 2));
+    go(seen.isQueue ? Math.min(less, seen.size / seen.slower) : less);
+  };
+
+  const retreat = () => {
+    const back = level !== undefined && level.limit < limit ? level.limit : limit / 2;
+    if (level?.limit !== back) level = undefined;
+    tried = undefined;
+    starting = false;
+    streak = 0;
+    go(back);
+  };
+
+  /** Measured again, a level is known better. */
+  const measured = (seen: Seen) => {
+    const change = level === undefined ? 1 : meter.rate(seen) / meter.rate(level);
+    const chance = Math.hypot(seen.error, level?.error ?? 0);
+    if (Math.abs(Math.log(change)) > Math.max(OTHER, 3 * chance)) {
+      level = { ...seen, limit };
+      tried = undefined;
+      holdFor = 1;
+      streak = 0;
+      starting = upwards = change > 1;
+      return upwards ? goOn(seen) : go(limit * change);
     }
-    if (older > 0 || outcome === 'ignored') return;
-    if (outcome === 'done') done++;
-    else broken++;
-    if (done + broken >= Math.max(LEAST_IN_WINDOW, Math.floor(limit) * 2)) judge();
+    level = { ...(level === undefined ? seen : both(level, seen)), limit };
+    // It may be less than what was tried from it after all.
+    if (tried && compare(tried, level).margin >= 0) {
+      upwards = tried.limit > limit;
+      const again = tried.limit;
+      tried = undefined;
+      return go(again);
+    }
+    if (starting && (seen.isQueue || crowd() > 0)) starting = upwards = false;
+    const isHeld = ++holds >= (load.waiting === 0 ? 1 : holdFor) || now() - heldSince >= LONGEST_HOLD_MS;
+    if (starting || isHeld) return goOn(seen);
+    meter.restart();
+  };
+
+  /** Judges a try. */
+  const judge = (seen: Seen, known: Level) => {
+    const { grown, gain, margin, error } = compare(seen, known);
+    // Where a part is kept for live tasks, a larger limit may give no more room.
+    const isSame = Math.abs(grown) < SAME;
+    const pays = isSame ? limit > known.limit : margin >= 0;
+    const isSure = isSame || Math.abs(margin) >= error || seen.windows >= LONGEST_TRY;
+    // On the way up a leap too many does less harm than time.
+    if (!isSure && !(starting && pays)) return;
+    /** Where the way up ended, if all beyond it brought nothing. */
+    const knee = known.limit * (1 + gain);
+    tried = undefined;
+    if (pays) {
+      level = { ...seen, limit };
+      holdFor = 1;
+      streak++;
+      if (starting && gain + error < KNEE * grown) {
+        starting = upwards = false;
+        streak = 0;
+        return go(knee);
+      }
+      if (upwards && (streak > 1 || margin > error)) starting = true;
+      return goOn(seen);
+    }
+    streak = 0;
+    if (starting && grown > FIRST_LEAP / 2 && gain - error > WORTH_AT_FIRST) return go(knee);
+    starting = false;
+    upwards = !upwards;
+    holdFor = Math.min(holdFor * 2, MOST_HOLDS);
+    tried = { ...seen, limit };
+    go(known.limit);
+  };
+
+  /** Answers take no longer than one alone: what is more at a time brings as much more. */
+  const grow = (seen: Seen) => {
+    // A round takes as long as an answer.
+    const known = level ?? { ...seen, time: Math.max(seen.time, meter.usual) };
+    const time = (known.time * known.size) / seen.size;
+    level = { ...known, limit, size: seen.size, time, broken: (known.broken + seen.broken) / 2 };
+    upwards = true;
+    go(limit * leap);
+    leap = 2;
+  };
+
+  const slump = () => {
+    const slow = level && meter.slow();
+    return slow && meter.rate(slow) < meter.rate(level as Level) * SLUMP ? slow : undefined;
+  };
+
+  const isFlood = ({ broken, chance }: Pick<Seen, 'broken' | 'chance'>) =>
+    broken - 2 * chance > FLOOD + (level?.broken ?? 0) / 2;
+
+  const look = () => {
+    const refused = level !== undefined && level.limit < limit ? meter.broken() : undefined;
+    if (refused && isFlood(refused)) return retreat();
+    const early = starting && limit < most() && crowd() === 0 ? meter.early() : undefined;
+    if (early && early.slower <= NOT_SLOWER && early.broken <= (level?.broken ?? 0) + FEW) return grow(early);
+    const seen = meter.seen() ?? slump();
+    if (seen === undefined) return;
+    // A server that is away says nothing of how much it could do.
+    if (seen.answers.size === 0) return meter.restart();
+    if (isFlood(seen)) return retreat();
+    if (level === undefined || level.limit === limit) return measured(seen);
+    judge(seen, level);
   };
 
   return {
     get limit() {
-      return Math.max(1, Math.floor(limit));
+      return limit;
     },
     get inFlight() {
-      return inFlight;
+      return meter.inFlight;
     },
-    begin() {
-      count(1);
-      const mine = generation;
-      const at = now();
+    begin(kind = '') {
+      const end = meter.begin(kind);
       return (outcome: Outcome) => {
-        const took = now() - at;
-        if (outcome !== 'refused') return end(mine, took, outcome);
-        const rest = latency === undefined ? FIRST_REST_MS : Math.min(latency * REST, LONGEST_REST_MS);
+        const over = () => {
+          end(outcome);
+          look();
+        };
+        if (outcome !== 'refused') return over();
+        const { usual } = meter;
+        const rest = usual === 0 ? FIRST_REST_MS : Math.min(usual * REST, LONGEST_REST_MS);
         later(() => {
-          end(mine, took, outcome);
+          over();
           onFree();
         }, rest);
       };
     },
+    filled: meter.press,
+    hint(said) {
+      const isNew = said.places !== undefined && said.places !== load.places;
+      load = said;
+      if (!isNew) return;
+      level = tried = undefined;
+      starting = false;
+      go(most());
+      onFree();
+    },
+  };
+}
+
+/** What two windows of a limit say together; the older one says half as much. */
+function both(older: Level, { size, time, answers, error, broken, chance }: Seen): Omit<Level, 'limit'> {
+  const sums = new Map(answers);
+  for (const [kind, count] of older.answers) sums.set(kind, (sums.get(kind) ?? 0) + count / 2);
+  return {
+    size,
+    time: older.time / 2 + time,
+    answers: sums,
+    error: 1 / Math.hypot(1 / error, Math.SQRT1_2 / older.error),
+    broken: (older.broken + broken) / 2,
+    chance: Math.hypot(older.chance, chance) / 2,
   };
 }

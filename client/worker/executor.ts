@@ -76,6 +76,8 @@ export type TaskExecutor = {
   submit(task: TaskWrapper): void | Promise<void>;
   /** How many more tasks of a queue can begin now; 0 makes them wait in their queue. One by default. */
   remainingCapacity?(queue: string): number;
+  /** Called when a queue's work takes all the room that it may use, which may be less than there is: with more, more would be done. */
+  filled?(queue: string): void;
   /** Queues with the same group share their capacity; all do by default. */
   groupOf?(queue: string): string;
   /** Called once, before the first task: `tell` is to be called when capacity has come without the end of a task, and when an upstream goes or comes. */

@@ -71,6 +71,7 @@ export function handlersExecutor(handlers: Handlers, concurrency: Concurrency): 
       return work(task).then(end);
     },
     remainingCapacity: () => Math.max(limit.limit - limit.inFlight, 0),
+    filled: limit.filled,
   };
 }
 

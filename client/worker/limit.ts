@@ -17,17 +17,32 @@ export type Limit = {
   /** An integer, at least 1. */
   readonly limit: number;
   readonly inFlight: number;
-  /** Counts a piece of work as running until the returned function is called, once, with its outcome. */
-  begin(): (outcome: Outcome) => void;
+  /**
+   * Counts a piece of work as running until the returned function is called, once, with its outcome. Work of one `kind` takes about as long as other work
+   * of it.
+   */
+  begin(kind?: string): (outcome: Outcome) => void;
+  /** Says that work takes all the room that it may use, which may be less than the limit. Only then is a limit found. */
+  filled(): void;
+  /** What the engine says of its load; only a limit that is found has use for it. */
+  hint?(load: EngineLoad): void;
 };
 
-/** `onFree`: a place whose work was refused has rested. Throws RangeError for what is no concurrency. */
+/** What an engine says of itself, as far as it does. */
+export type EngineLoad = {
+  /** How many requests wait in it. */
+  waiting?: number | undefined;
+  /** How many it works on at once. */
+  places?: number | undefined;
+};
+
+/** `onFree`: more work may begin, without the end of any. Throws RangeError for what is no concurrency. */
 export function createLimit(concurrency: Concurrency, onFree: () => void = () => undefined): Limit {
   if (typeof concurrency === 'number') return fixed(positive(concurrency, 'concurrency'), onFree);
   const { min = 1, max = 1000, initial } = concurrency === 'auto' ? {} : concurrency;
   positive(min, 'concurrency.min');
   if (positive(max, 'concurrency.max') < min) throw new RangeError('concurrency.max: must not be below min');
-  const first = positive(initial ?? Math.min(Math.max(4, min), max), 'concurrency.initial');
+  const first = positive(initial ?? Math.min(Math.max(8, min), max), 'concurrency.initial');
   return createAdaptiveLimit({ min, max, initial: Math.min(Math.max(first, min), max), onFree });
 }
 
@@ -51,6 +66,7 @@ function fixed(limit: number, onFree: () => void): Limit {
         }, REST_MS);
       };
     },
+    filled: () => undefined,
   };
 }
 

@@ -64,6 +64,7 @@ export function createRoom({ executor, lanes, reserve, prefetch, onChange }: Roo
     if (closed) return;
     while (waitingLive.length > 0 && free() >= 1) submit(next(waitingLive));
     while (waitingOthers.length > 0 && free() - kept(free()) >= 1) submit(next(waitingOthers));
+    if (free() - (others.length > 0 ? kept(free()) : 0) < 1) executor.filled?.(queue);
     watch();
     onChange();
   };

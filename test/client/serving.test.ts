@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { LLMock } from '@copilotkit/aimock';
 import OpenAI from 'openai';
 import { chat, createClient } from '../../client/client.ts';
@@ -93,9 +94,9 @@ describe('beside a running batch', () => {
     return { came, url: `http://127.0.0.1:${(model.address() as AddressInfo).port}` };
   }
 
-  const batch = (queue: string) =>
+  const batch = (queue: string, lines = 30) =>
     client.batches.submit(
-      Array.from({ length: 30 }, (_, n) => ({
+      Array.from({ length: lines }, (_, n) => ({
         custom_id: `${n}`,
         method: 'POST' as const,
         url: CHAT,
@@ -103,6 +104,28 @@ describe('beside a running batch', () => {
       })),
       { queue },
     );
+
+  test('a worker that has just begun finds the places of a model server that answers fast', async (t) => {
+    let inside = 0;
+    let most = 0;
+    const model = createServer(async (req, res) => {
+      await req.toArray();
+      most = Math.max(most, ++inside);
+      await sleep(20);
+      inside--;
+      res.end(JSON.stringify({ id: 'x', object: 'chat.completion', choices: [] }));
+    }).listen(0, '127.0.0.1');
+    t.after(() => {
+      model.closeAllConnections();
+      model.close();
+    });
+    await until(async () => model.listening);
+    const url = `http://127.0.0.1:${(model.address() as AddressInfo).port}`;
+    await serve(t, 'fast', { executor: createExecutor('openai', { upstreams: [{ url }] }), drainSeconds: 0 });
+    const { id } = await batch('fast', 5000);
+    await until(async () => most >= 32);
+    await client.batches.cancel(id);
+  });
 
   test('a live request begins at once, in the place that is kept for it', async (t) => {
     const { came, url } = await slowModel(t);

@@ -340,6 +340,25 @@ test('an executor gets no more tasks than it has capacity for, one at a time whe
   for (const task of begun) task.markComplete({ status_code: 200, body: null });
 });
 
+test('an executor is told when work takes all the room but that which is kept for live tasks', async (t) => {
+  const queue = await newQueue();
+  const begun: TaskWrapper[] = [];
+  const told: [queue: string, begun: number][] = [];
+  const executor: TaskExecutor = {
+    submit: (task) => void begun.push(task),
+    remainingCapacity: () => 3 - begun.length,
+    filled: (name) => void told.push([name, begun.length]),
+  };
+  await startWorker(t, queue, { executor });
+  await client.put(put(queue, { level: 1 }));
+  await until(async () => begun.length === 1);
+  assert.deepEqual(told, []);
+  await client.puts([put(queue, { level: 1 }), put(queue, { level: 1 })]);
+  await until(async () => told.length > 0);
+  assert.deepEqual(told[0], [queue, 2]);
+  for (const task of begun) task.markComplete({ status_code: 200, body: null });
+});
+
 describe('a worker that stops', { concurrency: true }, () => {
   test('ends what has begun and gives back the rest, and no attempt counts', async (t) => {
     const queue = await newQueue({ max_attempts: 1 });

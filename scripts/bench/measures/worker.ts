@@ -5,26 +5,42 @@ import type { Bench } from '../bench.ts';
 import { KEY } from '../http.ts';
 import type { Findings, Row } from '../report.ts';
 
-const PLACES = 32;
-const LATENCY_MS = 100;
-const SETTINGS: Concurrency[] = [16, 32, 48, 'auto'];
+type Case = {
+  tasks: number;
+  /** Of the model server, which refuses what is beyond its places, and fails by chance. */
+  places: number;
+  latency: number;
+  faults: number;
+  settings: Concurrency[];
+  reserve?: number;
+};
 
-/** Tasks a second, once through all of them, with each setting of a worker's concurrency, before a model server that refuses and fails by chance. */
+/** Tasks a second, once through all of them, with each setting of the concurrency of a worker that has just begun. */
 export async function worker(bench: Bench): Promise<Findings> {
-  const tasks = bench.quick ? 2_000 : 10_000;
-  return { rows: [...(await withFaults(bench, tasks, 0)), ...(await withFaults(bench, tasks, 0.05))] };
+  const rows: Row[] = [];
+  for (const faults of [0, 0.05]) {
+    const settings: Concurrency[] = [16, 32, 48, 'auto'];
+    const tasks = bench.quick ? 2_000 : 10_000;
+    rows.push(...(await measure(bench, { tasks, places: 32, latency: 100, faults, settings, reserve: 0 })));
+  }
+  for (const latency of [5, 20, 50, 200, 1400]) {
+    const tasks = Math.min(bench.quick ? 2_000 : 10_000, Math.ceil(10_000 / latency) * 57);
+    rows.push(...(await measure(bench, { tasks, places: 64, latency, faults: 0, settings: [64, 'auto'] })));
+  }
+  return { rows };
 }
 
-async function withFaults(bench: Bench, tasks: number, faults: number): Promise<Row[]> {
+async function measure(bench: Bench, of: Case): Promise<Row[]> {
+  const { tasks, places, latency, faults, settings, reserve } = of;
   const upstream = await bench.program(['scripts/bench/upstream.ts'], {
-    PLACES: `${PLACES}`,
-    LATENCY_MS: `${LATENCY_MS}`,
+    PLACES: `${places}`,
+    LATENCY_MS: `${latency}`,
     FAULTS: `${faults}`,
   });
-  const running = await bench.server(await bench.database(`worker_${faults * 100}`));
+  const running = await bench.server(await bench.database(`worker_${latency}_${faults * 100}`));
   const tasklane = createClient({ baseUrl: running.url, apiKey: KEY });
   const results = [];
-  for (const concurrency of SETTINGS) {
+  for (const concurrency of settings) {
     const queue = `upstream-${concurrency}`;
     await tasklane.queues.register(queue, '/v1/chat/completions', { max_attempts: 3 });
     const puts = Array.from({ length: tasks }, (_, n) =>
@@ -36,7 +52,7 @@ async function withFaults(bench: Bench, tasks: number, faults: number): Promise<
       baseUrl: running.url,
       apiKey: KEY,
       queues: [`${queue}:0`, `${queue}:1`],
-      reserve: 0,
+      ...(reserve !== undefined && { reserve }),
       executor: createExecutor('openai', { upstreams: [{ url: upstream.url }], concurrency }),
     });
     const began = performance.now();
@@ -64,7 +80,7 @@ async function withFaults(bench: Bench, tasks: number, faults: number): Promise<
   await upstream.stop();
   const best = Math.max(...results.filter(({ concurrency }) => concurrency !== 'auto').map(({ rate }) => rate));
   return results.map(({ concurrency, rate, refused, most, right, counts }) => ({
-    work: `${tasks} tasks, ${faults * 100} % of each fault, concurrency ${concurrency}: ${right} answered right (${[...counts].map(([status, count]) => `${count} ${status}`)}), at most ${most} at once, ${refused} refused at the gate`,
+    work: `${tasks} tasks, ${latency} ms, ${places} places, ${faults * 100} % of each fault, concurrency ${concurrency}: ${right} answered right (${[...counts].map(([status, count]) => `${count} ${status}`)}), at most ${most} at once, ${refused} refused at the gate`,
     rate,
     note: `${(rate / best).toFixed(2)} of the best fixed`,
   }));

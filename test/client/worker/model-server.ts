@@ -24,27 +24,46 @@ export type ModelServer = {
   failures: number;
 };
 
-/**
- * A worker with more tasks than it can do before a model server, in time that is only counted. Gives answers a second over all, over the last half, and
- * what was refused.
- */
-export function simulate(server: ModelServer, concurrency: number | 'auto', seed: number, tasks = 6000) {
-  const { places, latency, full } = server;
+export type Work = {
+  /** How many tasks of a batch there are. */
+  tasks: number;
+  /** Milliseconds between an answer and the next task. */
+  gap: number;
+  /** Live tasks: milliseconds between them, and those that an answer takes. */
+  live: { every: number; latency: number } | undefined;
+  /** Whether the batch leaves a tenth of the places to live tasks. */
+  reserve: boolean;
+  /** What the server is from a time on. */
+  changes: { at: number; server: Partial<ModelServer> }[];
+  /** What the server tells of its load. */
+  tells: 'waiting' | 'places' | undefined;
+};
+
+const ALL: Work = { tasks: 6000, gap: 2, live: undefined, reserve: false, changes: [], tells: undefined };
+
+/** A worker with more tasks than it can do before a model server, in time that is only counted. */
+export function simulate(given: ModelServer, concurrency: number | 'auto', seed: number, work: Partial<Work> = {}) {
+  const { tasks, gap, live, reserve, changes, tells } = { ...ALL, ...work };
+  let server = given;
   const chance = chances(seed);
   let time = 0;
   const events: { at: number; run: () => void }[] = [];
   const after = (ms: number, run: () => void) => {
     const at = time + ms;
-    let index = events.length;
-    while (index > 0 && (events[index - 1] as { at: number }).at < at) index--;
-    events.splice(index, 0, { at, run });
+    let low = 0;
+    for (let high = events.length; low < high; ) {
+      const middle = (low + high) >> 1;
+      if ((events[middle] as { at: number }).at <= at) high = middle;
+      else low = middle + 1;
+    }
+    events.splice(low, 0, { at, run });
   };
-  const limit: Pick<Limit, 'limit' | 'inFlight' | 'begin'> =
+  const limit: Limit =
     concurrency === 'auto'
       ? createAdaptiveLimit({
           min: 1,
           max: 1000,
-          initial: 4,
+          initial: 8,
           now: () => time,
           later(run, ms) {
             after(ms, () => {
@@ -59,45 +78,89 @@ export function simulate(server: ModelServer, concurrency: number | 'auto', seed
   let done = 0;
   let refused = 0;
   let halfAt = 0;
+  const asked: number[] = [];
+  const waits: number[] = [];
+  const limits: { at: number; limit: number }[] = [];
   const queue: (() => void)[] = [];
 
-  const call = (end: (outcome: Outcome) => void) => {
+  const call = (kind: string, latency: number, over: () => void) => {
+    const end = limit.begin(kind);
     const finish = (outcome: Outcome) => {
       end(outcome);
-      if (outcome === 'done' && ++done === tasks / 2) halfAt = time;
       if (outcome === 'refused') refused++;
+      else if (outcome === 'done') over();
+      if (limits.at(-1)?.limit !== limit.limit) limits.push({ at: time, limit: limit.limit });
       // The next one has to be taken first.
-      after(2, fill);
+      after(gap, fill);
     };
     const at = chance();
     if (at < server.refusals) return after(1, () => finish('refused'));
     const broken = at < server.refusals + server.failures;
-    const work = broken ? 1 : latency * (server.spread === 'none' ? 1 : -Math.log(1 - chance()));
+    const takes = broken ? 1 : latency * (server.spread === 'none' ? 1 : -Math.log(1 - chance()));
     const run = () => {
       inside++;
-      after(full === 'slows' ? work * (1 + inside / places) : work, () => {
+      after(server.full === 'slows' ? takes * (1 + inside / server.places) : takes, () => {
         inside--;
         finish(broken ? 'failed' : 'done');
-        queue.shift()?.();
+        if (inside < server.places) queue.shift()?.();
       });
     };
-    if (full === 'slows' || inside < places) return run();
-    if (full === 'queues') queue.push(run);
+    if (server.full === 'slows' || inside < server.places) return run();
+    if (server.full === 'queues') queue.push(run);
     else after(1, () => finish('refused'));
   };
+  const kept = () => (reserve ? Math.min(Math.max(1, Math.ceil(limit.limit / 10)), limit.limit - 1) : 0);
   const fill = () => {
-    while (limit.inFlight < limit.limit) call(limit.begin());
+    while (limit.inFlight < limit.limit && asked.length > 0) {
+      const began = asked.shift() as number;
+      call('live', live?.latency as number, () => waits.push(time - began));
+    }
+    while (limit.inFlight < limit.limit - kept()) {
+      call('batch', server.latency, () => {
+        if (++done === tasks / 2) halfAt = time;
+      });
+    }
+    limit.filled();
+  };
+  const ask = () => {
+    if (live === undefined) return;
+    asked.push(time);
+    fill();
+    after(live.every * -Math.log(1 - chance()), ask);
+  };
+  const tell = () => {
+    limit.hint?.(tells === 'places' ? { places: server.places } : { waiting: queue.length });
+    after(2000, tell);
   };
   fill();
+  ask();
+  if (tells) after(100, tell);
+  for (const change of changes) {
+    after(change.at, () => {
+      server = { ...server, ...change.server };
+      while (queue.length > 0 && inside < server.places) queue.shift()?.();
+    });
+  }
   while (done < tasks) {
     const next = events.pop() as { at: number; run: () => void };
     time = next.at;
     next.run();
   }
-  return { rate: (done / time) * 1000, late: (tasks / 2 / (time - halfAt)) * 1000, refused, limit: limit.limit };
+  return {
+    /** Answers a second, over all and in the last half. */
+    rate: (done / time) * 1000,
+    late: (tasks / 2 / (time - halfAt)) * 1000,
+    time,
+    refused,
+    limit: limit.limit,
+    /** When the limit changed, and to what. */
+    limits,
+    /** What live tasks waited for their answers, on the average. */
+    wait: waits.reduce((sum, one) => sum + one, 0) / waits.length,
+  };
 }
 
-function fixed(limit: number) {
+function fixed(limit: number): Limit {
   let inFlight = 0;
   return {
     limit,
@@ -110,5 +173,6 @@ function fixed(limit: number) {
         inFlight--;
       };
     },
+    filled: () => undefined,
   };
 }
