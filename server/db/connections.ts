@@ -11,7 +11,7 @@ type Held = {
   /** Of its session. */
   pid: number;
   usedAt: number;
-  /** Slonik has it back, or it broke. */
+  /** Slonik has it back, or it broke, or is about to be closed. */
   gone: boolean;
   /** With an error, it is closed, whatever it waits for. */
   release(error?: unknown): void;
@@ -45,6 +45,7 @@ export function createConnections(pool: DatabasePool, most: number, lost: LostSe
 
   const drop = (one: Held, error: unknown): void => {
     if (free.includes(one)) free.splice(free.indexOf(one), 1);
+    one.gone = true;
     one.release(error);
   };
 
@@ -64,9 +65,7 @@ export function createConnections(pool: DatabasePool, most: number, lost: LostSe
     const over = (error: unknown) => {
       if (mine) {
         held--;
-        mine.gone = true;
         drop(mine, error);
-        if (held === 0) onAllBack?.();
       } else {
         opening--;
         // Where there are others, their turn comes.
@@ -74,6 +73,7 @@ export function createConnections(pool: DatabasePool, most: number, lost: LostSe
         if (held === 0) waiting.shift()?.reject(error);
       }
       growIfNeeded();
+      if (held + opening === 0) onAllBack?.();
     };
     pool
       .connect(async (connection) => {
@@ -152,7 +152,7 @@ export function createConnections(pool: DatabasePool, most: number, lost: LostSe
         onAllBack = resolve;
       });
       for (const one of free.splice(0)) one.release();
-      if (held > 0) await within(CLOSE_MS, back, '').catch(() => undefined);
+      if (held + opening > 0) await within(CLOSE_MS, back, '').catch(() => undefined);
       await pool.end();
     },
   };
