@@ -1,5 +1,6 @@
 import type { EngineLoad } from '../worker/limit.ts';
-import { send, textOf } from './request.ts';
+import { textOf, wholeOf } from './reply-text.ts';
+import { send } from './request.ts';
 
 const TIMEOUT_MS = 2000;
 const LARGEST_REPLY = 1024 * 1024;
@@ -54,20 +55,14 @@ export function createEngine(
   };
 }
 
-/** The text of a reply with status 200. */
+/** The text of a reply with status 200. Throws where there is too much of it. */
 async function get(url: URL, headers: Record<string, string>): Promise<string | undefined> {
   const reply = await send('GET', url, { headers, signal: AbortSignal.timeout(TIMEOUT_MS) });
   if (reply.statusCode !== 200) {
     reply.resume().on('error', () => undefined);
     return undefined;
   }
-  let text = '';
-  for await (const part of textOf(reply)) {
-    text += part;
-    // Leaving the loop closes the connection.
-    if (text.length > LARGEST_REPLY) return undefined;
-  }
-  return text;
+  return wholeOf(textOf(reply), LARGEST_REPLY);
 }
 
 /** vLLM, SGLang, llama-server with `--metrics`: Prometheus' text format. */
