@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import pg from 'pg';
 import { startPostgresProxy } from '../../scripts/chaos/postgres-proxy.ts';
-import { postmasterPid } from '../../scripts/chaos/postmaster.ts';
+import { killPostmaster, postmasterPid } from '../../scripts/chaos/postmaster.ts';
 import { createDatabase } from '../support/database.ts';
 import { LONG } from '../support/long.ts';
 import { startServer, until } from '../support/server.ts';
@@ -70,6 +70,7 @@ test('a server whose database has fallen silent stops all the same', async (t) =
     await database.drop();
   });
   const server = await startServer({ url: proxy.url, env: { TASKLANE_LOG_LEVEL: 'silent' } });
+  t.after(() => server.kill());
   proxy.newConnections('hang');
   proxy.swallow(1, false);
   const began = performance.now();
@@ -81,14 +82,18 @@ test('a server whose database has fallen silent stops all the same', async (t) =
 
 test('a second SIGTERM ends a server at once, and its embedded Postgres with it', async (t) => {
   const dataDir = await mkdtemp(join(tmpdir(), 'tasklane-stop-'));
-  t.after(() => rm(dataDir, { recursive: true, force: true }));
   // As root, Postgres runs as a user who must be able to enter the folder.
   await chmod(dataDir, 0o711);
   const server = await startServer({ url: '', env: { TASKLANE_DATA_DIR: dataDir, TASKLANE_LOG_LEVEL: 'silent' } });
+  t.after(async () => {
+    await server.kill();
+    killPostmaster(dataDir);
+    await rm(dataDir, { recursive: true, force: true });
+  });
   await server.request('POST', '/v1/queue/register', { queue: 'q', endpoint: CHAT });
   const put = { queue: 'q', endpoint: CHAT, data: {}, response_mode: 'blocking' };
   const cut = server.request('POST', '/v1/queue/put', put).catch(() => undefined);
-  await until(async () => (await server.request('GET', '/v1/tasks')).text.includes('TASK-q-'));
+  await until(async () => (await server.request('GET', '/v1/tasks')).text.includes('TASK-'));
   const postmaster = postmasterPid(dataDir) as number;
   void server.kill('SIGTERM');
   // By then it has seen the first: it takes no more connections.
