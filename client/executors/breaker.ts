@@ -58,7 +58,8 @@ export function createBreaker({ look, longestPauseMs, onState, onAdmits }: Break
   const failures = new Set<string>();
   let wellAt = Number.NEGATIVE_INFINITY;
   let probes = 0;
-  let probedAt = Number.NEGATIVE_INFINITY;
+  /** The last probe has taken its time. */
+  let mayJoin = false;
   let pauseMs = 0;
   let timer: NodeJS.Timeout | undefined;
   let suspecting: Promise<void> | undefined;
@@ -77,7 +78,7 @@ export function createBreaker({ look, longestPauseMs, onState, onAdmits }: Break
     epoch++;
     failures.clear();
     probes = 0;
-    probedAt = Number.NEGATIVE_INFINITY;
+    mayJoin = false;
     onState(next, why);
   };
 
@@ -112,7 +113,7 @@ export function createBreaker({ look, longestPauseMs, onState, onAdmits }: Break
       return cause;
     },
     get admits() {
-      if (state === 'half-open') return probes === 0 || performance.now() - probedAt >= NEXT_PROBE_MS;
+      if (state === 'half-open') return probes === 0 || mayJoin;
       return state === 'closed';
     },
     open,
@@ -130,8 +131,11 @@ export function createBreaker({ look, longestPauseMs, onState, onAdmits }: Break
       const isProbe = state === 'half-open';
       if (isProbe) {
         probes++;
-        probedAt = performance.now();
-        later(onAdmits, NEXT_PROBE_MS);
+        mayJoin = false;
+        later(() => {
+          mayJoin = true;
+          onAdmits();
+        }, NEXT_PROBE_MS);
       }
       return {
         isProbe,

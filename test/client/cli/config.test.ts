@@ -128,9 +128,11 @@ describe('the configuration of the command line', () => {
       instance: '10.0.0.1:8123',
       log_level: 'warn',
       max_body_bytes: 2048,
+      max_answer_bytes: 4096,
       max_connections: 7,
       database_seconds: 9,
       callback_allow: '10.0.0.0/8',
+      forward_headers: 'x-team',
       idempotency_seconds: 60,
       event_retention_seconds: 120,
       batch_max_bytes: 4096,
@@ -149,6 +151,7 @@ describe('the configuration of the command line', () => {
       port: 8124,
       log_level: 'error',
       callback_allow: ['10.0.0.0/8'],
+      forward_headers: ['x-team'],
     })) {
       assert.deepEqual(server[SERVER_KEYS[key as keyof typeof SERVER_KEYS]], value, key);
     }
