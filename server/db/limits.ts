@@ -43,5 +43,9 @@ const LONG = new Set([
   'complete_upload',
 ]);
 
-/** Whether the function may take long. */
-export const isLong = (name: string): boolean => LONG.has(name);
+/** Payloads of so many bytes take Postgres seconds to compress. */
+const LARGE_BYTES = 4 * 1024 * 1024;
+
+/** Whether a call of the function may take long. */
+export const isLong = (name: string, parameters: readonly unknown[]): boolean =>
+  LONG.has(name) || parameters.some((one) => Buffer.isBuffer(one) && one.length > LARGE_BYTES);

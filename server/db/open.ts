@@ -73,7 +73,7 @@ export async function openDatabase(
       // Named, so that each connection prepares it once.
       return run(
         { ...EMPTY, sql: text, values: parameters as never, ...(prepare && { name }) },
-        isLong(name) ? longMs : limitMs,
+        isLong(name, parameters) ? longMs : limitMs,
       );
     },
     silentMs: () => performance.now() - connections.answeredAt(),

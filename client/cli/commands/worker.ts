@@ -50,7 +50,7 @@ export function define(command: Command, act: Act): void {
     .option('--name <name>', 'shown beside its tasks; one process on a host has it')
     .option('--upstream-key <key>', "the model servers' key; also TASKLANE_UPSTREAM_KEY")
     .option('--model <model>', 'what the model servers are asked for, in place of what the task names')
-    .option('--keep-alive <time>', 'how long Ollama keeps a model loaded')
+    .option('--keep-alive <time>', 'how long Ollama keeps a model loaded; for its own endpoints, /api/…, alone')
     .option('--no-pull', 'let Ollama fetch no model')
     .option('--allow-command', 'lets the executor command run programs')
     .addHelpText(
