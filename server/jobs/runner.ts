@@ -16,6 +16,8 @@ export async function keepRunning(
   log: Logger,
   onStart: () => void,
 ): Promise<{ addJob: Runner['addJob']; stop(): Promise<void> }> {
+  // Past its logger, graphile-worker prints a stack of what its promise rejects with as well.
+  console.trace = () => undefined;
   const stopping = new AbortController();
   const { signal } = stopping;
   const start = () =>
