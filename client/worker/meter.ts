@@ -8,7 +8,7 @@ const FEWEST_ANSWERS = 8;
 /** One that takes less is chance. */
 const SHORTEST_MS = 100;
 /** Work that left room open for so long, or for half an answer, was not there. */
-const PAUSE_MS = 100;
+const PAUSE_MS = 1000;
 /** Answers that take this many times as long as one alone are as good as not slower. */
 export const NOT_SLOWER = 1.25;
 /** And these have waited. */

@@ -64,6 +64,13 @@ describe('what a reply means', { concurrency: true }, () => {
     assert.ok((delays[4] as number) >= 2.5 && (delays[4] as number) <= 5);
   });
 
+  test('what a server refuses comes back soon while it answers others', async () => {
+    await using server = await listen((_, res, count) => json(res, count === 1 ? 200 : 429, {}));
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }], retries: 0 });
+    await work(executor);
+    for (let n = 0; n < 5; n++) assert.ok(((await work(executor)).later?.delay_seconds as number) <= 1);
+  });
+
   test('what fails gives the task back, and the attempt counts', async () => {
     for (const [status, body, reason] of [
       [500, { error: { message: 'no memory' } }, 'the model server answered 500: no memory'],
