@@ -17,6 +17,8 @@ const WAITED = 1.5;
 const FEWEST_IN_QUEUE = 3;
 /** The spread of lengths, as a part of their mean: where they look alike; else it is taken for the mean. */
 const LEAST_SPREAD = 0.25;
+/** What one window differs from the next by anyway: a machine has other things to do. */
+const NOISE = 0.1;
 /** Of this many kinds of work each is known; the others are one. */
 const KINDS = 64;
 
@@ -90,7 +92,7 @@ export function createMeter(now: () => number) {
       size,
       time: now() - began,
       answers,
-      error: spread / Math.sqrt(Math.max(done, 1)),
+      error: Math.hypot(spread / Math.sqrt(Math.max(done, 1)), NOISE / Math.sqrt(Math.max(windows, 1))),
       ...shareOf(broken, done + broken),
       slower: mean,
       isQueue,
