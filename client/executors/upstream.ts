@@ -96,6 +96,7 @@ export function createUpstream(
   });
   /** In a row. */
   let refusals = 0;
+  let answeredAt = Number.NEGATIVE_INFINITY;
 
   const call = async (task: TaskWrapper): Promise<Ended> => {
     const trial = breaker.begin(task.task.task_id);
@@ -111,6 +112,7 @@ export function createUpstream(
     const ended = (outcome: Outcome, went: Went) => {
       end(outcome);
       trial.end(went);
+      if (outcome === 'done') answeredAt = performance.now();
       refusals = outcome === 'refused' ? refusals + 1 : outcome === 'done' ? 0 : refusals;
     };
     try {
@@ -210,9 +212,13 @@ export function createUpstream(
         ...(queues && { queues }),
       };
     },
-    /** Seconds until a task that it refused should come back: longer the more it refuses, and not for all the same. */
+    /**
+     * Seconds until a task that it refused should come back: longer the more it refuses, and not for all the same. A server that answers others is only full,
+     * and the limit sees to that.
+     */
     get comeBackSeconds() {
-      const pause = Math.min(LONGEST_PAUSE_SECONDS, 2 ** Math.max(refusals - 1, 0));
+      const isFull = performance.now() - answeredAt < LONGEST_PAUSE_SECONDS * 1000;
+      const pause = isFull ? 1 : Math.min(LONGEST_PAUSE_SECONDS, 2 ** Math.max(refusals - 1, 0));
       return pause / 2 + (Math.random() * pause) / 2;
     },
     /** Rejects when it does not know our key; opens its breaker when it is away. */

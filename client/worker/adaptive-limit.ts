@@ -28,7 +28,7 @@ const LONGEST_TRY = 4;
 /** A place whose work was refused rests for a part of what an answer takes, so that a place too many does not ask on and on. */
 const REST = 0.5;
 const LONGEST_REST_MS = 1000;
-const FIRST_REST_MS = 100;
+const SHORTEST_REST_MS = 100;
 
 /** What is known of a limit. */
 type Level = Pick<Seen, 'size' | 'time' | 'answers' | 'error' | 'broken' | 'chance'> & { limit: number };
@@ -225,11 +225,13 @@ export function createAdaptiveLimit(options: {
         };
         if (outcome !== 'refused') return over();
         const { usual } = meter;
-        const rest = usual === 0 ? FIRST_REST_MS : Math.min(usual * REST, LONGEST_REST_MS);
-        later(() => {
-          over();
-          onFree();
-        }, rest);
+        later(
+          () => {
+            over();
+            onFree();
+          },
+          Math.min(Math.max(usual * REST, SHORTEST_REST_MS), LONGEST_REST_MS),
+        );
       };
     },
     filled: meter.press,

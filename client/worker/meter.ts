@@ -8,7 +8,7 @@ const FEWEST_ANSWERS = 8;
 /** One that takes less is chance. */
 const SHORTEST_MS = 100;
 /** Work that left room open for so long, or for half an answer, was not there. */
-const PAUSE_MS = 100;
+const PAUSE_MS = 1000;
 /** Answers that take this many times as long as one alone are as good as not slower. */
 export const NOT_SLOWER = 1.25;
 /** And these have waited. */
@@ -17,6 +17,8 @@ const WAITED = 1.5;
 const FEWEST_IN_QUEUE = 3;
 /** The spread of lengths, as a part of their mean: where they look alike; else it is taken for the mean. */
 const LEAST_SPREAD = 0.25;
+/** What one window differs from the next by anyway: a machine has other things to do. */
+const NOISE = 0.1;
 /** Of this many kinds of work each is known; the others are one. */
 const KINDS = 64;
 
@@ -90,7 +92,7 @@ export function createMeter(now: () => number) {
       size,
       time: now() - began,
       answers,
-      error: spread / Math.sqrt(Math.max(done, 1)),
+      error: Math.hypot(spread / Math.sqrt(Math.max(done, 1)), NOISE / Math.sqrt(Math.max(windows, 1))),
       ...shareOf(broken, done + broken),
       slower: mean,
       isQueue,

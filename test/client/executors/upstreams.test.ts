@@ -69,6 +69,13 @@ describe('what a reply means', { concurrency: true }, () => {
     assert.ok((delays[4] as number) >= 2.5 && (delays[4] as number) <= 5);
   });
 
+  test('what a server refuses comes back soon while it answers others', async () => {
+    await using server = await listen((_, res, count) => json(res, count === 1 ? 200 : 429, {}));
+    const executor = openAiExecutor({ upstreams: [{ url: server.url }] });
+    await work(executor);
+    for (let n = 0; n < 5; n++) assert.ok(((await work(executor)).later?.delay_seconds as number) <= 1);
+  });
+
   test('what fails gives the task back with the answer, and the attempt counts', async () => {
     const broken = (message: string, code: string) => ({
       error: { message, type: 'upstream_error', param: null, code },
