@@ -178,7 +178,7 @@ describe('over two servers', () => {
     await f.put(queue);
     await until(async () => wakes().filter(([there]) => there === lane).length === 2);
     const told = answers.filter(([id]) => id === ids[0]);
-    assert.deepEqual(told, [[ids[0], 'succeeded', 200, '{"n":1}']]);
+    assert.deepEqual(told, [[ids[0], 'succeeded', 200, '{"n":1}', null]]);
     assert.ok(!heard('ended').includes(ids[0] as string));
     await close();
   });
