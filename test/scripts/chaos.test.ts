@@ -6,13 +6,17 @@ import { promisify } from 'node:util';
 import { account, type Evidence } from '../../scripts/chaos/account.ts';
 import { LONG } from '../support/long.ts';
 
-const SCRIPT = join(import.meta.dirname, '..', '..', 'scripts/chaos/main.ts');
-
-/** Runs the script, which must find everything in order; gives what it printed, and the figures in it. */
-async function chaos(...args: string[]) {
-  const { stdout } = await promisify(execFile)(process.execPath, [SCRIPT, ...args]).catch(
+/** Runs a script, which must find everything in order; gives what it printed. */
+async function run(script: string, ...args: string[]): Promise<string> {
+  const path = join(import.meta.dirname, '..', '..', 'scripts/chaos', script);
+  const { stdout } = await promisify(execFile)(process.execPath, [path, ...args]).catch(
     (error: Error & { stdout: string }) => assert.fail(`${error.message}\n${error.stdout}`),
   );
+  return stdout;
+}
+
+async function chaos(...args: string[]) {
+  const stdout = await run('main.ts', ...args);
   const figure = (name: string) =>
     Number(new RegExp(`^${name} +([\\d,]+)$`, 'm').exec(stdout)?.[1]?.replaceAll(',', ''));
   assert.match(stdout, /^Every task is accounted for\.$/m);
@@ -35,6 +39,16 @@ test('while the network before Postgres swallows, delays and cuts, no request ha
   for (const name of ['tasks acknowledged', 'succeeded', 'half of the connections fall silent'])
     assert.ok(figure(name) >= 1, `${name}\n${stdout}`);
 });
+
+test(
+  'before a model server that misbehaves every request and line has its answer or a named cause, and work goes on',
+  LONG,
+  async () => {
+    const stdout = await run('upstream.ts', '--seconds', '20', '--lines', '300', '--seed', '5');
+    assert.match(stdout, /^\d+ {2}line: answered$/m);
+    assert.match(stdout, /^\d+ {2}live: answered$/m);
+  },
+);
 
 describe('the accounting', () => {
   const good: Evidence = {
