@@ -116,7 +116,7 @@ export function setupOf(http: Http) {
     /** For workers and admins; drain and resume for admins. */
     workers: {
       list: (options: Options = {}): Promise<WorkerInfo[]> => all('/v1/workers', options),
-      /** Its takes give nothing from now on. */
+      /** Its takes give nothing from now on. A name, where no worker has it as its id, is of all that bear it and live. */
       async drain(id: string, options: Options = {}): Promise<void> {
         await post(`/v1/workers/${name(id)}/drain`, undefined, options);
       },

@@ -15,6 +15,8 @@ export const readTask = (http: Http, taskId: string, options: CallOptions = {}):
 
 /** Throws TaskEndedError for a task that has ended without an answer. */
 export async function throwUnanswered(http: Http, taskId: string, options: CallOptions): Promise<void> {
-  const { status } = await readTask(http, taskId, options);
-  if (UNANSWERED.has(status)) throw new TaskEndedError(taskId, status as TaskEndedError['status']);
+  const { status, result } = await readTask(http, taskId, options);
+  // A dead task may have the model server's last answer.
+  const isAnswered = 'body' in Object(result);
+  if (UNANSWERED.has(status) && !isAnswered) throw new TaskEndedError(taskId, status as TaskEndedError['status']);
 }

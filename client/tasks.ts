@@ -4,7 +4,17 @@ import { bodyOf, type CallOptions, type Http, type RequestOptions } from './http
 import { type Page, pages } from './page.ts';
 import { hasEnded, readTask, taskPath, throwUnanswered } from './task.ts';
 import { type TaskStream, taskStream } from './task-stream.ts';
-import type { EventType, FeedEvent, FeedFilter, Priority, Put, ResponseMode, Task, TaskFilter } from './types.ts';
+import type {
+  EventType,
+  FeedEvent,
+  FeedFilter,
+  Priority,
+  Put,
+  ResponseMode,
+  Task,
+  TaskExplanation,
+  TaskFilter,
+} from './types.ts';
 
 /** What a worker answered to a task that was waited for. */
 export type Answer<Body = unknown> = { task_id: string; status_code: number; body: Body };
@@ -71,6 +81,10 @@ export function tasksOf(http: Http) {
 
     /** A task with its state, its attempts and, once it has one, its result. Throws NotFoundError. */
     get: (taskId: string, options: CallOptions = {}): Promise<Task> => readTask(http, taskId, options),
+
+    /** Why a task is where it is: what it waits for, who has it, or how it ended. Throws NotFoundError. */
+    explain: (taskId: string, options: CallOptions = {}): Promise<TaskExplanation> =>
+      http.json('GET', taskPath(taskId, '/explain'), options),
 
     /** Waits until a task has ended, in whatever mode it was put, and gives it. It costs a connection meanwhile. */
     async wait(taskId: string, options: CallOptions = {}): Promise<Task> {

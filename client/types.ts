@@ -50,6 +50,8 @@ export type Attempt = {
   taken_at: number;
   ended_at: number;
   reason: string | null;
+  /** It counted for nothing: the model server refused the task so often, one time after the other. */
+  refusals?: number;
 };
 
 export type Task<Data = Record<string, unknown>, Body = unknown> = {
@@ -77,11 +79,24 @@ export type Task<Data = Record<string, unknown>, Body = unknown> = {
   trace_id?: string;
   custom_id?: string;
   metadata?: Record<string, string>;
+  /** Of a taken task: what goes on of its request's headers to the model server. */
+  headers?: Record<string, string>;
   data: Data;
   /** Once it has ended with an answer. */
   result?: Result<Body>;
   /** With one task, not in lists. */
   attempts?: Attempt[];
+};
+
+/** Why a task is where it is. */
+export type TaskExplanation = {
+  status: TaskStatus;
+  /** Of a waiting task: how many of its lane go before it, counted up to 10,000. */
+  position: number | null;
+  /** When a waiting task may be taken; null while that is not known. */
+  eta_seconds: number | null;
+  reason: string;
+  rule: LaneRule | 'behind' | 'deferred' | 'running' | 'ended';
 };
 
 export type TaskFilter = {
@@ -134,6 +149,12 @@ export type FeedEvent = {
 export type QueueSettings = {
   lease_seconds?: number | undefined;
   max_attempts?: number | undefined;
+  /** How often a live task whose client waits is tried, where the model server fails it. */
+  live_attempts?: number | undefined;
+  /** How long such a task goes on when the model server refuses it again and again. */
+  live_refusal_seconds?: number | undefined;
+  /** The same for any other task. */
+  refusal_seconds?: number | undefined;
   retry?: Retry | undefined;
   /** null: no limit, as in all that follow. */
   max_depth?: number | null | undefined;
@@ -149,6 +170,9 @@ export type Queue = {
   endpoint: string;
   lease_seconds: number;
   max_attempts: number;
+  live_attempts: number;
+  live_refusal_seconds: number;
+  refusal_seconds: number;
   retry: Required<Retry>;
   max_depth: number | null;
   max_running: number | null;
@@ -158,7 +182,19 @@ export type Queue = {
   paused: boolean;
 };
 
-export type LevelCounts = { level: number; waiting: number; deferred: number; running: number };
+/** What keeps tasks of a lane from being answered. */
+export type LaneRule = 'paused' | 'no_worker' | 'worker_lost' | 'upstream_failing' | 'upstream_refusing' | 'limit';
+
+export type LevelCounts = {
+  level: number;
+  waiting: number;
+  deferred: number;
+  running: number;
+  /** null: nothing keeps them. */
+  rule: LaneRule | null;
+  /** The same in a sentence. */
+  reason: string | null;
+};
 
 export type LaneStats = LevelCounts & {
   queue: string;
@@ -173,14 +209,36 @@ export type Channel = { id: number; endpoint: string; model: string; queue: stri
 export type Role = 'client' | 'worker' | 'admin';
 export type Key = { id: string; role: Role; tenant: string; name: string; created_at: number };
 
+/** What a worker says of a server that it sends tasks to. */
+export type UpstreamReport = {
+  url: string;
+  /** refusing: it says nothing but that it has no room. failing: nothing goes well. away: it is not used until it answers again. */
+  state: 'healthy' | 'refusing' | 'failing' | 'away';
+  /** Epoch milliseconds: since when it is in this state. */
+  since: number;
+  /** What it answered last in this state. */
+  status?: number | null | undefined;
+  message?: string | null | undefined;
+  in_flight: number;
+  limit: number;
+  /** Whose tasks it gets; without them, all that the worker takes. */
+  queues?: readonly string[] | null | undefined;
+};
+
 export type WorkerInfo = {
   id: string;
   name: string;
+  host: string;
+  /** stopped: it said good-bye. lost: it has not been seen for 45 seconds. Both go after an hour. */
+  state: 'active' | 'draining' | 'stopped' | 'lost';
   capacities: Record<string, number> | null;
   lanes: string[];
   first_seen: number;
   last_seen: number;
+  stopped_at: number | null;
   draining: boolean;
+  /** null: it tells of none. */
+  upstreams: UpstreamReport[] | null;
   running: number;
   /** Tasks a second, over the last minute. */
   rate: number;

@@ -4,8 +4,8 @@ import type { Logger } from 'pino';
 import type { Auth } from './auth/auth.ts';
 import type { Batches } from './batches/batches.ts';
 import type { AddressRule } from './callbacks/address.ts';
+import type { HealthChecks } from './db/health.ts';
 import type { Database } from './db/open.ts';
-import { ping } from './db/ping.ts';
 import { readLaneStats } from './db/queues.ts';
 import type { FileLimits } from './files/files.ts';
 import { batchRoutes } from './http/batches.ts';
@@ -34,6 +34,7 @@ import type { Tasks } from './tasks/tasks.ts';
 
 export type AppDeps = {
   db: Database;
+  health: HealthChecks;
   tasks: Tasks;
   schedules: Schedules;
   auth: Auth;
@@ -93,7 +94,7 @@ export function createApp(deps: AppDeps): RequestListener {
   ];
   const direct = mount(app, routes, deps);
   mountPublic(app, {
-    health: () => ping(db),
+    health: deps.health,
     metrics: createMetrics(() => readLaneStats(db), deps.tasks.lateTakes),
     routes,
   });

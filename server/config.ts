@@ -30,6 +30,8 @@ const environment = z.object({
   TASKLANE_MAX_BODY_BYTES: number(1024, 512 * 1024 * 1024, 10 * 1024 * 1024),
   /** Connections to the database, besides two for listening and jobs. */
   TASKLANE_MAX_CONNECTIONS: number(2, 200, 10),
+  /** How long a call to Postgres may take that has little to do. */
+  TASKLANE_DATABASE_SECONDS: number(1, 600, 10),
   /** Addresses (CIDRs, comma-separated) that callbacks may go to although they are private. */
   TASKLANE_CALLBACK_ALLOW: z
     .string()

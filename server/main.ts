@@ -7,9 +7,11 @@ import { startBatches } from './batches/batches.ts';
 import { createAddressRule } from './callbacks/address.ts';
 import { type Config, loadConfig } from './config.ts';
 import { startEmbeddedPostgres } from './db/embedded.ts';
+import { createHealth } from './db/health.ts';
 import { migrate } from './db/migrate.ts';
 import { openDatabase } from './db/open.ts';
 import { makePartitions } from './db/upkeep.ts';
+import { within } from './db/within.ts';
 import { openHttpServer } from './http/server.ts';
 import { startJobs } from './jobs/jobs.ts';
 import { createLogger } from './observe/logger.ts';
@@ -17,29 +19,42 @@ import { startSchedules } from './schedules/schedules.ts';
 import { startTasks } from './tasks/tasks.ts';
 import { attachEventBus } from './ws/event-bus.ts';
 
+/** systemd and Kubernetes kill after 30 s. */
+const STOP_MS = 29_000;
+/** What is under way may be a call to a database that does not answer. */
+const STEP_MS = 2000;
+/** Clients may wait for so long, and Postgres may write for so long. */
+const WAIT_MS = 26_000;
+
+type Stop = { what: string; ms: number; stop(): Promise<void> | void };
+
 async function main(): Promise<void> {
   // V8 watches while the server warms up which objects live on, and may make those of one kind in the old generation from then on. Seen with one
   // task or a hundred it guesses otherwise: 5 starts in 14 kept 10 KB of each task until a full collection, every two seconds; without it, none in 30.
   setFlagsFromString('--no-allocation-site-pretenuring');
   const config = loadConfig();
   const log = createLogger(config.TASKLANE_LOG_LEVEL);
-  const stops: (() => Promise<void> | void)[] = [];
+  const stops: Stop[] = [];
   const stopAll = async () => {
-    for (const stop of stops.reverse()) await stop();
-    stops.length = 0;
+    for (const { what, ms, stop } of stops.splice(0).reverse()) {
+      try {
+        await within(ms, Promise.resolve(stop()), 'it takes too long');
+      } catch (error) {
+        log.error({ err: error, what }, 'could not stop cleanly');
+        process.exitCode = 1;
+      }
+    }
   };
   const stopping = new AbortController();
   const onSignal = (signal: NodeJS.Signals) => {
     if (stopping.signal.aborted) process.exit(1);
     log.info({ signal }, 'stopping');
     stopping.abort();
-    stopAll().then(
-      () => process.exit(0),
-      (error) => {
-        log.error({ err: error }, 'could not stop cleanly');
-        process.exit(1);
-      },
-    );
+    setTimeout(() => {
+      log.error('stopping took too long');
+      process.exit(1);
+    }, STOP_MS);
+    void stopAll().then(() => process.exit());
   };
   process.on('SIGTERM', onSignal);
   process.on('SIGINT', onSignal);
@@ -55,7 +70,7 @@ async function main(): Promise<void> {
 async function start(
   config: Config,
   log: ReturnType<typeof createLogger>,
-  stops: (() => Promise<void> | void)[],
+  stops: Stop[],
   stopping: AbortSignal,
 ): Promise<void> {
   let url = config.DATABASE_URL;
@@ -63,7 +78,7 @@ async function start(
   if (url === undefined) {
     const dataDir = config.TASKLANE_DATA_DIR;
     const embedded = await startEmbeddedPostgres({ dataDir, owner: `http://${config.HOST}:${config.PORT}`, log });
-    stops.push(embedded.stop);
+    stops.push({ what: 'the embedded Postgres', ms: WAIT_MS, stop: embedded.stop });
     url = embedded.url;
     if (adminKey === undefined) {
       const made = await adminKeyIn(dataDir);
@@ -79,8 +94,12 @@ async function start(
   if (applied.length > 0) log.info({ applied }, 'brought the database up to date');
 
   const prepare = config.TASKLANE_DIRECT_URL === undefined;
-  const db = await openDatabase(url, { maxConnections: config.TASKLANE_MAX_CONNECTIONS, prepare });
-  stops.push(db.close);
+  const db = await openDatabase(url, {
+    maxConnections: config.TASKLANE_MAX_CONNECTIONS,
+    limitMs: config.TASKLANE_DATABASE_SECONDS * 1000,
+    prepare,
+  });
+  stops.push({ what: 'the connections', ms: STEP_MS, stop: db.close });
   // A put finds the default partition where a day's own is missing, so a busy database is no reason not to start.
   await makePartitions(db, 1).catch((error) =>
     log.warn({ err: error }, 'could not make partitions ahead; trying again within the hour'),
@@ -112,7 +131,7 @@ async function start(
     onSchedules: () => onSchedules(),
     onOpenBatches: () => onOpenBatches(),
   });
-  stops.push(tasks.stop);
+  stops.push({ what: 'the tasks', ms: STEP_MS, stop: tasks.stop });
   const maxBodyBytes = config.TASKLANE_MAX_BODY_BYTES;
   const batches = startBatches({
     db,
@@ -125,7 +144,7 @@ async function start(
     onCallbacks: () => onCallbacks(),
     onWork: (ids) => onBatches(ids),
   });
-  stops.push(batches.stop);
+  stops.push({ what: 'the batches', ms: STEP_MS, stop: batches.stop });
   onLines = batches.onEnded;
   onOpenBatches = batches.lookAround;
   onTopUp = batches.onTaken;
@@ -142,7 +161,7 @@ async function start(
     onExpired: (ended) => tasks.end.announceUnanswered(ended, 'expired'),
     workOnBatch: batches.workOn,
   });
-  stops.push(jobs.stop);
+  stops.push({ what: 'the jobs', ms: 2 * STEP_MS, stop: jobs.stop });
   onCallbacks = jobs.onCallbacks;
   onBatches = jobs.onBatches;
   const schedules = startSchedules({ db, log, announcePut: tasks.announcePut });
@@ -155,8 +174,10 @@ async function start(
     lineBytes: maxBodyBytes,
   };
   const keySeconds = config.TASKLANE_IDEMPOTENCY_SECONDS;
+  const health = createHealth({ db, url: directUrl, instance, stopping });
   const deps = {
     db,
+    health,
     tasks,
     batches,
     keySeconds,
@@ -174,9 +195,13 @@ async function start(
   const app = createApp(deps);
   const bus = attachEventBus(http.server, { auth, tasks, log, maxBodyBytes });
   http.serve(app);
-  stops.push(async () => {
-    bus.stop();
-    await http.drain();
+  stops.push({
+    what: 'the HTTP server',
+    ms: WAIT_MS,
+    async stop() {
+      bus.stop();
+      await http.drain();
+    },
   });
   // The old generation is collected when it has grown by half, with all the buffers that hang on it: a batch of 100 MB took 150 MB more than
   // idle without this, and 60 MB with it, in the same time. Not before: while the server starts, it only grows.

@@ -36,7 +36,8 @@ async function answerOf(context: Context, put: Put): Promise<Answered> {
     if (signal.aborted) out.note(`the task goes on: tasklane status ${taskId}`);
     throw error;
   });
-  if (task.result) return { task_id: taskId, status_code: task.result.status_code, body: task.result.body };
+  if (task.result && 'body' in task.result)
+    return { task_id: taskId, status_code: task.result.status_code, body: task.result.body };
   const { TaskEndedError } = await import('../errors.ts');
   throw new TaskEndedError(taskId, task.status as 'dead' | 'expired' | 'cancelled');
 }

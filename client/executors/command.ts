@@ -4,6 +4,7 @@ import { availableParallelism } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { JsonText, type TaskExecutor, type TaskWrapper } from '../worker/executor.ts';
 import { type Concurrency, createLimit, type Outcome } from '../worker/limit.ts';
+import { answerTooLarge, TooLarge } from '../worker/too-large.ts';
 import { checkNames, checkSeconds } from './options.ts';
 
 export type CommandOptions = {
@@ -19,7 +20,6 @@ export type CommandOptions = {
 
 /** EX_TEMPFAIL of sysexits.h. */
 const TRY_LATER = 75;
-const MAX_OUTPUT = 10_000_000;
 const MAX_ERROR = 4000;
 const KILL_AFTER_MS = 5000;
 
@@ -46,7 +46,7 @@ export function commandExecutor(options: CommandOptions): TaskExecutor {
     if (task.signal.aborted) return 'ignored';
     const failed = (message: string) =>
       task.markComplete({ status_code: 500, body: { error: { message, exit_code: code } } });
-    if (isTooLong) failed(`the command printed more than ${MAX_OUTPUT / 1e6} MB`);
+    if (isTooLong) task.markComplete(answerTooLarge(new TooLarge(task.maxAnswerBytes, 'what the command printed')));
     else if (code === 0) task.markComplete({ status_code: 200, body: jsonOr(stdout, (text) => ({ text })) });
     else if (isLate) {
       task.markRetryLater({ reason: `the command did not end within ${timeoutSeconds} seconds` });
@@ -130,7 +130,7 @@ function run(program: string, args: string[], wrapper: TaskWrapper, timeoutSecon
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
       if (isTooLong) return;
       stdout += text;
-      if (stdout.length > MAX_OUTPUT) {
+      if (stdout.length > wrapper.maxAnswerBytes) {
         isTooLong = true;
         stdout = '';
         return kill();
@@ -145,7 +145,7 @@ function run(program: string, args: string[], wrapper: TaskWrapper, timeoutSecon
     });
     // It need not read its input.
     child.stdin.on('error', () => undefined);
-    child.stdin.end(JSON.stringify(task.data));
+    child.stdin.end(wrapper.getPayloadText());
 
     const over = () => {
       clearTimeout(killing);

@@ -7,8 +7,8 @@ export type Call = {
   readonly base: URL;
   /** What every request to this upstream carries: its key, say. */
   readonly headers: Record<string, string>;
-  /** Throws NotAnswered where the reply is none to pass on. */
-  post(url: URL, body: unknown, headers?: Record<string, string>): Promise<Reply>;
+  /** `body` is JSON. Throws NotAnswered where the reply is none to pass on. */
+  post(url: URL, body: string, headers?: Record<string, string>): Promise<Reply>;
   /** Shows a part of the answer to whoever reads the task. What has been shown can't be taken back, so the task is not tried again after a failure. */
   passOn(eventName: string, eventData: unknown): void;
   /** Waits for what is no part of the call and says nothing of the server's speed. */

@@ -5,6 +5,8 @@ export type Gathering = {
   add(record: unknown): void;
   /** Whether the end was among them. */
   readonly isComplete: boolean;
+  /** How many characters it has gathered, roughly; what is as large as its last record counts nothing. */
+  readonly size: number;
   answer(): Pick<TaskAnswer, 'status_code' | 'body'>;
 };
 
@@ -26,7 +28,18 @@ export const gatheringOf = (endpoint: string): Gathering | undefined =>
 /** The records themselves, as they came. */
 export function gatherAll(): Gathering {
   const body: unknown[] = [];
-  return { add: (record) => void body.push(record), isComplete: true, answer: () => ({ status_code: 200, body }) };
+  let size = 0;
+  return {
+    add(record) {
+      body.push(record);
+      size += sizeOf(record);
+    },
+    isComplete: true,
+    get size() {
+      return size;
+    },
+    answer: () => ({ status_code: 200, body }),
+  };
 }
 
 /** Chunks to the object that would have come without a stream. */
@@ -34,6 +47,7 @@ function gatherCompletion(object: string): Gathering {
   const head: Json = {};
   const choices = new Map<number, Json>();
   let finished = false;
+  let size = 0;
   return {
     add(record) {
       const { choices: parts, usage, ...rest } = Object(record);
@@ -42,13 +56,16 @@ function gatherCompletion(object: string): Gathering {
       for (const { index = 0, delta, ...part } of Array.isArray(parts) ? parts : []) {
         const choice = choices.get(index) ?? { index, ...(delta && { message: { role: 'assistant', content: null } }) };
         choices.set(index, choice);
-        merge(choice, part);
-        if (delta) merge(choice.message as Json, delta);
+        size += merge(choice, part);
+        if (delta) size += merge(choice.message as Json, delta);
         if (part.finish_reason) finished = true;
       }
     },
     get isComplete() {
       return finished;
+    },
+    get size() {
+      return size;
     },
     answer() {
       const made = [...choices.values()].sort((one, other) => Number(one.index) - Number(other.index));
@@ -73,6 +90,7 @@ function gatherResponse(): Gathering {
     get isComplete() {
       return last !== undefined;
     },
+    size: 0,
     answer: () => ({ status_code: last?.type === 'response.failed' ? 502 : 200, body: last?.response }),
   };
 }
@@ -81,14 +99,18 @@ function gatherResponse(): Gathering {
 function gatherLines(): Gathering {
   let last: Json = {};
   const whole: Json = {};
+  let size = 0;
   return {
     add(record) {
       const { message, response, thinking, logprobs, ...rest } = Object(record);
-      merge(whole, { message, response, thinking, logprobs });
+      size += merge(whole, { message, response, thinking, logprobs });
       last = rest;
     },
     get isComplete() {
       return last.done === true;
+    },
+    get size() {
+      return size;
     },
     answer: () => ({ status_code: 200, body: { ...last, ...whole } }),
   };
@@ -97,8 +119,9 @@ function gatherLines(): Gathering {
 /** Some servers repeat these in every chunk. */
 const WHOLE = new Set(['role', 'id', 'type', 'name', 'index', 'finish_reason']);
 
-/** As OpenAI's packages do: texts are added to each other, lists by the `index` of their members or else at the end. */
-function merge(whole: Json, part: Json): void {
+/** As OpenAI's packages do: texts are added to each other, lists by the `index` of their members or else at the end. Gives by how much it grew. */
+function merge(whole: Json, part: Json): number {
+  let grown = 0;
   for (const [key, value] of Object.entries(part)) {
     if (value === null || value === undefined) continue;
     const had = Object.hasOwn(whole, key) ? whole[key] : undefined;
@@ -106,19 +129,24 @@ function merge(whole: Json, part: Json): void {
       const list = Array.isArray(had) ? had : [];
       for (const member of value) {
         const at = list.find((other) => other?.index !== undefined && other.index === member?.index);
-        if (at === undefined) list.push(member);
-        else merge(at, member);
+        if (at !== undefined) grown += merge(at, member);
+        else grown += sizeOf(list[list.push(member) - 1]);
       }
       whole[key] = list;
     } else if (typeof value === 'string' && typeof had === 'string' && !WHOLE.has(key)) {
       whole[key] = had + value;
+      grown += value.length;
     } else if (isObject(value) && isObject(had)) {
-      merge(had, value);
+      grown += merge(had, value);
     } else {
       whole[key] = value;
+      if (had === undefined) grown += sizeOf(value);
     }
   }
+  return grown;
 }
+
+const sizeOf = (value: unknown): number => (typeof value === 'string' ? value.length : JSON.stringify(value).length);
 
 const isObject = (value: unknown): value is Json =>
   typeof value === 'object' && value !== null && !Array.isArray(value);

@@ -1,7 +1,8 @@
 import type { Log } from '../worker/log.ts';
 import type { Call } from './dialect.ts';
 import { messageOf, NotAnswered, notAnswered, parsed } from './reply.ts';
-import { send, textOf } from './request.ts';
+import { textOf } from './reply-text.ts';
+import { send } from './request.ts';
 import { linesIn } from './stream.ts';
 
 type PullProgress = { status: string; completed?: number; total?: number };
@@ -11,6 +12,7 @@ type Pull = { listeners: Set<Listener>; failure: Promise<string | undefined> };
 /** To check the sum of a large model takes minutes, without a word. */
 const STALLED_MS = 600_000;
 const EVENT_MS = 1000;
+const LONGEST_LINE = 1 << 20;
 const LOG_MS = 10_000;
 
 /** Has Ollama servers pull models: each model once at a time, however many tasks wait for it. */
@@ -28,7 +30,7 @@ export function createPulls(log: Log) {
         signal: AbortSignal.any([stalled.signal, stopping.signal]),
       });
       let last = '';
-      for await (const { data } of linesIn(textOf(reply))) {
+      for await (const { data } of linesIn(textOf(reply), LONGEST_LINE)) {
         timer.refresh();
         const record = parsed(data);
         const status = reply.statusCode as number;

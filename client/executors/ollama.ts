@@ -1,11 +1,12 @@
+import { isObjectText, memberTexts, withMembers } from '../../server/protocol/json-text.ts';
 import { JsonText, type TaskAnswer, type TaskExecutor } from '../worker/executor.ts';
 import type { Call, Dialect } from './dialect.ts';
 import { gatheringOf } from './gathering.ts';
 import { createPulls } from './ollama-pulls.ts';
-import { answerAsOpenAi, at, unknownEndpoint } from './openai.ts';
+import { answerAsOpenAi, at, named, unknownEndpoint } from './openai.ts';
 import { checkNames } from './options.ts';
 import { answerOf, messageOf, parsed, upstreamError } from './reply.ts';
-import { isStream, linesIn, passOn } from './stream.ts';
+import { isLines, linesIn, passOn } from './stream.ts';
 import { UPSTREAMS_OPTIONS, type UpstreamsOptions, upstreamsExecutor } from './upstreams.ts';
 
 export type OllamaOptions = UpstreamsOptions & {
@@ -27,20 +28,28 @@ export function ollamaExecutor(options: OllamaOptions): TaskExecutor {
   checkNames(options, [...UPSTREAMS_OPTIONS, 'model', 'keepAlive', 'pull'], 'ollama');
   const { model, keepAlive, pull = true, log = () => undefined } = options;
   const pulls = createPulls(log);
+  let toldOfKeepAlive = keepAlive === undefined;
 
   const dialect: Dialect = {
     look: (base) => under(base, '/api/version'),
     async answer(call) {
-      const { endpoint, data } = call.task.task;
+      const { endpoint } = call.task.task;
       const isNative = NATIVE.has(endpoint);
       if (!isNative && !endpoint.startsWith('/v1/')) return unknownEndpoint(endpoint);
+      if (!isNative && !toldOfKeepAlive) {
+        log(
+          `keep-alive has no effect on tasks for ${endpoint}: Ollama heeds it at its own endpoints alone, such as /api/chat`,
+        );
+        toldOfKeepAlive = true;
+      }
       const ask = () =>
         isNative
           ? answerNatively(call, { model, keepAlive })
-          : answerAsOpenAi({ ...call, base: under(call.base, '/v1') }, model);
+          : answerAsOpenAi({ ...call, base: under(call.base, '/v1') }, { ...named(model), ...limited(call) });
       const answer = await ask();
-      const name = model ?? data.model;
-      if (!pull || typeof name !== 'string' || !isMissingModel(answer)) return answer;
+      if (!pull || !isMissingModel(answer)) return answer;
+      const name = model ?? call.task.task.data.model;
+      if (typeof name !== 'string') return answer;
       const failure = await call.aside(
         pulls.pull(call, under(call.base, '/api/pull'), name, (progress) => {
           if (isNative) call.task.emitProgress('pull', progress);
@@ -58,20 +67,30 @@ async function answerNatively(
   call: Call,
   { model, keepAlive }: Pick<OllamaOptions, 'model' | 'keepAlive'>,
 ): Promise<TaskAnswer> {
-  const { endpoint, response_mode, data } = call.task.task;
+  const { endpoint, response_mode } = call.task.task;
   const gathering = gatheringOf(endpoint);
   const streams = gathering !== undefined && response_mode === 'streaming';
-  const { stream: _, ...rest } = data;
-  const reply = await call.post(under(call.base, endpoint), {
-    ...(keepAlive !== undefined && { keep_alive: keepAlive }),
-    ...rest,
-    ...(model !== undefined && { model }),
+  const text = call.task.getPayloadText();
+  const keeps = keepAlive !== undefined && !membersOf(text).has('keep_alive');
+  const body = withMembers(text, {
+    ...(keeps && { keep_alive: JSON.stringify(keepAlive) }),
+    ...named(model),
     // It streams where it is not told otherwise.
-    ...(gathering && { stream: streams }),
+    stream: gathering && String(streams),
   });
-  if (!streams || !isStream(reply, 'application/x-ndjson')) return answerOf(reply);
-  return passOn(reply, linesIn(reply.parts), call, gathering);
+  const reply = await call.post(under(call.base, endpoint), body);
+  if (!streams || !isLines(reply)) return answerOf(reply);
+  return passOn(reply, linesIn(reply.parts, reply.maxBytes), call, gathering);
 }
+
+/** Ollama knows the older name of the limit alone, and without one generates for as long as the model does not stop. */
+function limited(call: Call): { max_tokens?: string } {
+  const members = membersOf(call.task.getPayloadText());
+  const limit = members.get('max_completion_tokens') ?? 'null';
+  return limit === 'null' || (members.get('max_tokens') ?? 'null') !== 'null' ? {} : { max_tokens: limit };
+}
+
+const membersOf = (text: string) => (isObjectText(text) ? memberTexts(text) : new Map<string, string>());
 
 function isMissingModel({ status_code, body }: TaskAnswer): boolean {
   const message = body instanceof JsonText ? messageOf(parsed(body.text)) : undefined;

@@ -1,9 +1,10 @@
+import { withMembers } from '../../server/protocol/json-text.ts';
 import type { TaskAnswer, TaskExecutor } from '../worker/executor.ts';
 import type { Call, Dialect } from './dialect.ts';
 import { gatheringOf } from './gathering.ts';
 import { checkNames } from './options.ts';
 import { answerOf } from './reply.ts';
-import { eventsIn, isStream, passOn } from './stream.ts';
+import { asEvents, passOn } from './stream.ts';
 import { UPSTREAMS_OPTIONS, type UpstreamsOptions, upstreamsExecutor } from './upstreams.ts';
 
 export type OpenAiOptions = UpstreamsOptions & {
@@ -16,26 +17,32 @@ export function openAiExecutor(options: OpenAiOptions): TaskExecutor {
   checkNames(options, [...UPSTREAMS_OPTIONS, 'model'], 'openai');
   const dialect: Dialect = {
     look: (base) => openAiUrl(base, '/models'),
-    answer: (call) => answerAsOpenAi(call, options.model),
+    answer: (call) => answerAsOpenAi(call, named(options.model)),
   };
   return upstreamsExecutor(options, dialect);
 }
 
-/** Calls the task's endpoint, under `/v1`. A streaming task's chunks are passed on unchanged, where the endpoint streams. */
-export async function answerAsOpenAi(call: Call, model?: string): Promise<TaskAnswer> {
-  const { endpoint, response_mode, data } = call.task.task;
+/** The members that give a request the name of an option. */
+export const named = (model: string | undefined): Record<string, string> =>
+  model === undefined ? {} : { model: JSON.stringify(model) };
+
+/**
+ * Calls the task's endpoint, under `/v1`, with the task's data to the letter but for `stream` and what `changes` has. A streaming task's chunks are passed on
+ * unchanged, where the endpoint streams.
+ */
+export async function answerAsOpenAi(call: Call, changes: Readonly<Record<string, string>>): Promise<TaskAnswer> {
+  const { endpoint, response_mode } = call.task.task;
   if (!isOpenAiEndpoint(endpoint)) return unknownEndpoint(endpoint);
   const gathering = response_mode === 'streaming' ? gatheringOf(endpoint) : undefined;
-  // An endpoint refuses what belongs to a stream where there is none.
-  const { stream: _, stream_options, ...rest } = data;
-  const body = {
-    ...rest,
-    ...(model !== undefined && { model }),
-    ...(gathering && { stream: true, ...(stream_options !== undefined && { stream_options }) }),
-  };
+  const body = withMembers(call.task.getPayloadText(), {
+    ...changes,
+    // An endpoint refuses what belongs to a stream where there is none.
+    ...(gathering ? { stream: 'true' } : { stream: undefined, stream_options: undefined }),
+  });
   const reply = await call.post(openAiUrl(call.base, endpoint.slice('/v1'.length)), body);
-  if (!gathering || !isStream(reply, 'text/event-stream')) return answerOf(reply);
-  return passOn(reply, eventsIn(reply.parts), call, gathering);
+  if (!gathering) return answerOf(reply);
+  const { reply: whole, records } = await asEvents(reply);
+  return records ? passOn(whole, records, call, gathering) : answerOf(whole);
 }
 
 /** Under the base's path, which is `/v1` where it has none. */

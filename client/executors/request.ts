@@ -24,9 +24,6 @@ export async function send(method: 'GET' | 'POST', url: URL, options: RequestOpt
   return reply === STALE ? ((await once(method, url, options, false)) as IncomingMessage) : reply;
 }
 
-/** The parts of a reply's text as they come. Throws when it breaks off. */
-export const textOf = (reply: IncomingMessage): AsyncIterable<string> => reply.setEncoding('utf8');
-
 /** `STALE` when the server had closed the connection while it was idle, before it knew of this request: Python's servers do so after 5 seconds. */
 function once(
   method: string,
@@ -41,7 +38,8 @@ function once(
     const request = (secure ? httpsRequest : httpRequest)(url, {
       method,
       agent,
-      headers: { ...headers, ...length },
+      // What names no coding says that any will do.
+      headers: { 'Accept-Encoding': 'identity', ...headers, ...length },
       signal,
     });
     const timer = setTimeout(

@@ -1,12 +1,14 @@
 import type { TaskAnswer, TaskWrapper, UpstreamReport } from '../worker/executor.ts';
 import { type Concurrency, createLimit, type Outcome } from '../worker/limit.ts';
 import type { Log } from '../worker/log.ts';
+import { answerTooLarge, TooLarge } from '../worker/too-large.ts';
 import { createBreaker, type Went } from './breaker.ts';
 import type { Dialect } from './dialect.ts';
 import { createHealth } from './health.ts';
 import { checkNames } from './options.ts';
 import { NotAnswered, notAnswered, outcomeOf, upstreamError } from './reply.ts';
-import { reasonOf, send, textOf, Unreachable } from './request.ts';
+import { beginningOf, textOf } from './reply-text.ts';
+import { reasonOf, send, Unreachable } from './request.ts';
 
 /** A model server, or what stands before several. */
 export type UpstreamOptions = {
@@ -35,6 +37,8 @@ export type Ended =
 export type Upstream = ReturnType<typeof createUpstream>;
 
 const LOOK_TIMEOUT_MS = 5000;
+/** Characters that are read of a reply that is no answer. */
+const LONGEST_ERROR = 256 * 1024;
 const LONGEST_PAUSE_SECONDS = 5;
 
 /** A model server with a limit and a breaker of its own. Throws TypeError or RangeError for options that can't be. */
@@ -117,16 +121,15 @@ export function createUpstream(
             controller.abort();
           }, timeoutSeconds * 1000);
           const reply = await send('POST', to, {
-            headers: { 'Content-Type': 'application/json', ...headers, ...more },
-            body: JSON.stringify(body),
+            headers: { ...task.task.headers, 'Content-Type': 'application/json', ...headers, ...more },
+            body,
             signal,
           });
           const status = reply.statusCode as number;
           const parts = textOf(reply);
-          if (outcomeOf(status) === undefined) return { status, headers: reply.headers, parts };
-          let text = '';
-          for await (const part of parts) text += part;
-          throw notAnswered(status, reply.headers, text);
+          if (outcomeOf(status) === undefined)
+            return { status, headers: reply.headers, parts, maxBytes: task.maxAnswerBytes };
+          throw notAnswered(status, reply.headers, await beginningOf(parts, LONGEST_ERROR));
         },
         passOn(eventName, eventData) {
           passedOn = true;
@@ -150,6 +153,10 @@ export function createUpstream(
       if (task.signal.aborted) {
         ended('ignored', 'unknown');
         return undefined;
+      }
+      if (thrown instanceof TooLarge) {
+        ended('done', 'well');
+        return { answer: answerTooLarge(thrown) };
       }
       const error = late ? lateFault(timeoutSeconds) : faultOf(thrown);
       health.badly(task.task.task_id, error);

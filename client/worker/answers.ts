@@ -4,17 +4,18 @@ import { cut } from './cut.ts';
 import type { TaskAnswer } from './executor.ts';
 import { jsonOf } from './json-text.ts';
 import type { Log } from './log.ts';
+import { undeliverable } from './too-large.ts';
 
 type Pending = { taskId: string; text: string; settled: () => void };
 type Verdict = { task_id: string; ok: boolean; message?: string };
 
 /** Throws RangeError for a status that is none, TypeError for a body that has no JSON. */
 export function answerText(task: { task_id: string; attempt: number }, answer: TaskAnswer): string {
-  const { status_code, request_id, body } = answer;
+  const { status_code, request_id, headers, body } = answer;
   if (!Number.isInteger(status_code) || status_code < 200 || status_code > 599) {
     throw new RangeError(`status_code: ${status_code} is not one from 200 to 599`);
   }
-  const fields = JSON.stringify({ task_id: task.task_id, attempt: task.attempt, status_code, request_id });
+  const fields = JSON.stringify({ task_id: task.task_id, attempt: task.attempt, status_code, request_id, headers });
   return `${fields.slice(0, -1)},"body":${jsonOf(body)}}`;
 }
 
@@ -66,9 +67,13 @@ export function createAnswers(http: Http, log: Log) {
     }
     const one = pending[0] as Pending;
     log(`${one.taskId}: the server can't take the answer: ${error.message}`);
-    const { task_id, attempt } = JSON.parse(one.text);
-    const message = `the worker's answer can't be delivered: ${error.message}`;
-    const text = JSON.stringify({ task_id, attempt, status_code: 500, body: { error: { message } } });
+    // The body is not looked at: it may be what is wrong.
+    const { task_id, attempt } = JSON.parse(`${one.text.slice(0, one.text.indexOf(',"status_code":'))}}`);
+    const code = error.status === 413 ? 'answer_too_large' : 'answer_refused';
+    const text = answerText(
+      { task_id, attempt },
+      undeliverable(`the worker's answer can't be delivered: ${error.message}`, code),
+    );
     if (one.text === text) one.settled();
     else await send([{ ...one, text }]);
   };

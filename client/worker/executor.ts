@@ -7,7 +7,7 @@ export type TaskAnswer = {
   body: unknown;
   /** Whose request it was, say of the model server; the task's id by default. */
   request_id?: string | undefined;
-  /** Of the model server's reply, by lower-case names: what its client is to see too. */
+  /** What the model server said of the request besides, for whoever put it: `x-request-id`, `openai-processing-ms`, `x-ratelimit-…`, in lower case. */
   headers?: Record<string, string> | undefined;
 };
 
@@ -55,6 +55,10 @@ export type TaskWrapper<Data = Record<string, unknown>> = {
   /** Aborts when there is nobody to work for any more: `signal.reason` is a `TaskAborted`. */
   readonly signal: AbortSignal;
   getPayload(): Data;
+  /** The payload as it was put, to the letter: JSON. */
+  getPayloadText(): string;
+  /** The largest body that the server takes for an answer. */
+  readonly maxAnswerBytes: number;
   /** Shown to whoever reads a streaming task, in order. Nothing is sent for other tasks. */
   emitProgress(eventName: string, eventData: unknown, eventId?: string): void;
   markComplete(answer: TaskAnswer): void;

@@ -7,6 +7,7 @@ import { type RetryLater, TaskAborted, type TaskAnswer, type TaskWrapper } from 
 import type { Leases } from './leases.ts';
 import type { Log } from './log.ts';
 import type { Progress } from './progress.ts';
+import { dataTextOf, maxAnswerBytesOf } from './taken.ts';
 
 const MAX_REASON = 512;
 const MAX_TIMER_MS = 2 ** 31 - 1;
@@ -95,6 +96,8 @@ export function takeInHand(task: Task, desk: Desk, ahead: number): Hand {
     over,
     abort,
     getPayload: () => task.data,
+    getPayloadText: () => dataTextOf(task),
+    maxAnswerBytes: maxAnswerBytesOf(task),
     emitProgress(eventName, eventData, eventId) {
       if (ended || task.response_mode !== 'streaming') return;
       const { task_id: taskId, attempt } = task;

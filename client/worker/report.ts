@@ -91,4 +91,3 @@ export function createReport(
     },
   };
 }
-export type Report = ReturnType<typeof createReport>;

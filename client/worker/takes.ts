@@ -4,6 +4,7 @@ import type { Strategy, Task } from '../types.ts';
 import type { Changes } from './changes.ts';
 import type { Log } from './log.ts';
 import type { WorkerSays } from './report.ts';
+import { tasksIn } from './taken.ts';
 
 /** What a take waits for a task, and a worker without room for some. */
 const WAIT_SECONDS = 30;
@@ -52,11 +53,11 @@ export async function takeFrom(
       body: { queues: from, size, strategy, wait, lease_seconds: leaseSeconds, endpoint, worker: worker() },
       signal: on.hangUp,
     });
-    const taken = (await reply.json()) as Record<string, Task[]>;
+    const maxAnswerBytes = Number(reply.headers.get('x-tasklane-max-answer-bytes')) || undefined;
+    const tasks = tasksIn(await reply.text(), from, maxAnswerBytes);
     const date = Date.parse(reply.headers.get('date') ?? '');
     // The header tells whole seconds.
     const ahead = Math.abs(date - Date.now()) > 2000 ? date - Date.now() : 0;
-    const tasks = from.flatMap((lane) => taken[lane] ?? []);
     if (tasks.length > 0) on.take(tasks, ahead);
     const drained = reply.headers.has('x-tasklane-drain');
     if (drained !== draining) on.log(drained ? 'asked to drain: takes nothing more' : 'takes tasks again');

@@ -12,19 +12,23 @@ import { pino } from 'pino';
 import { startEmbeddedPostgres } from '../../server/db/embedded.ts';
 import { SERVER } from '../server.ts';
 import { type Answer, account, type Evidence, type Found, type Take } from './account.ts';
+import { calm, disturb, FAULT_NAMES } from './network.ts';
+import { startPostgresProxy } from './postgres-proxy.ts';
 import { killPostmaster } from './postmaster.ts';
 import { mulberry32 } from './random.ts';
 
 const { values: flags } = parseArgs({
   options: {
     seconds: { type: 'string', default: '60' },
+    'postgres-proxy': { type: 'boolean', default: false },
     seed: { type: 'string', default: String(Date.now() % 100_000) },
     help: { type: 'boolean', default: false, short: 'h' },
   },
 });
 if (flags.help) {
-  console.log(`npm run chaos -- [--seconds N] [--seed N]   puts a mixed load on two servers while workers, servers and
-Postgres are killed with -9 in random order, and accounts for every task. Status 1 when one is lost, ended twice, or wrong.`);
+  console.log(`npm run chaos -- [--seconds N] [--seed N] [--postgres-proxy]   puts a mixed load on two servers while workers, servers and
+Postgres are killed with -9 in random order, and accounts for every task. Status 1 when one is lost, ended twice, or wrong.
+--postgres-proxy: nothing is killed; a proxy before Postgres swallows, delays, half-closes and cuts, and no request may hang.`);
   process.exit(0);
 }
 
@@ -32,11 +36,16 @@ const SECONDS = Number(flags.seconds);
 const SERVERS = 2;
 const WORKERS = 8;
 const CLIENTS = 12;
+/** A call to Postgres is given up after so long while the network misbehaves. */
+const DATABASE_SECONDS = 2;
+/** The longest that a request may take then: to know the key, to put, to wait for 5 s, to look once more. */
+const HANGS_MS = 5000 + 4 * DATABASE_SECONDS * 1000;
 /** After the load, everything must come to its end within this. */
 const SETTLE_MS = 90_000;
 const KEY = 'chaos-admin-key-0123456789';
 const ENDPOINT = '/v1/chat/completions';
 const NARROW = 3;
+const POSTGRES = 'kill -9 of a Postgres';
 const random = mulberry32(Number(flags.seed));
 const pick = <Item>(items: readonly Item[]) => items[Math.floor(random() * items.length)] as Item;
 
@@ -54,11 +63,14 @@ const acknowledged = new Map<string, string>();
 const keyed = new Map<string, string[]>();
 const cancelled: string[] = [];
 const told: { taskId: string; marker: string; body: string }[] = [];
-const kills: Record<string, number> = { worker: 0, server: 0, Postgres: 0 };
+/** What was killed, or done to the network, and how often. */
+const done: Record<string, number> = {};
 let stopping = false;
 let markers = 0;
+let longestMs = 0;
 
 const postgres = await startEmbeddedPostgres({ dataDir, owner: 'chaos', log: pino({ level: 'silent' }) });
+const proxy = flags['postgres-proxy'] ? await startPostgresProxy(postgres.url) : undefined;
 const receiver = createServer(async (req, res) => {
   const { body } = JSON.parse(await text(req)) as { body?: { echo: string } };
   // A callback of a task that ended without an answer has none.
@@ -74,6 +86,7 @@ try {
   killAll();
   receiver.close();
   receiver.closeAllConnections();
+  await proxy?.stop();
   await postgres.stop();
   await rm(dataDir, { recursive: true, force: true });
 }
@@ -101,20 +114,21 @@ async function run(): Promise<boolean> {
   let deck: string[] = [];
   while (Date.now() < until) {
     await sleep(300 + random() * 900);
-    // A shuffled deck, so that a short run kills each kind, too.
+    // A shuffled deck, so that a short run has each kind, too.
     if (deck.length === 0) {
-      deck = ['worker', 'worker', 'server', 'Postgres']
+      deck = (proxy ? FAULT_NAMES : ['kill -9 of a worker', 'kill -9 of a worker', 'kill -9 of a server', POSTGRES])
         .map((kind) => ({ kind, place: random() }))
         .sort((a, b) => a.place - b.place)
         .map(({ kind }) => kind);
     }
-    const victim = deck.pop() as string;
-    kills[victim] = (kills[victim] ?? 0) + 1;
-    if (victim === 'worker') {
+    const what = deck.pop() as string;
+    done[what] = (done[what] ?? 0) + 1;
+    if (proxy) disturb(proxy, what);
+    else if (what === 'kill -9 of a worker') {
       const slot = Math.floor(random() * WORKERS);
       workers[slot]?.kill('SIGKILL');
       workers[slot] = startWorker(slot, workerNumber++, urls);
-    } else if (victim === 'server') {
+    } else if (what === 'kill -9 of a server') {
       const slot = Math.floor(random() * SERVERS);
       await restarts.get(slot);
       const { child, url } = servers[slot] as (typeof servers)[number];
@@ -127,6 +141,7 @@ async function run(): Promise<boolean> {
       );
     } else killPostmaster(dataDir);
   }
+  if (proxy) calm(proxy);
   await Promise.all(restarts.values());
   stopping = true;
   await Promise.all(clients);
@@ -149,7 +164,8 @@ async function run(): Promise<boolean> {
   };
   const { problems, figures } = account(evidence);
   if (!settled) problems.unshift(`not everything had ended ${SETTLE_MS / 1000} s after the load`);
-  print(figures);
+  if (proxy && longestMs > HANGS_MS) problems.unshift(`a request took ${Math.round(longestMs)} ms`);
+  print({ ...done, 'longest request, ms': Math.round(longestMs), ...figures });
   for (const problem of problems.slice(0, 50)) console.log(`WRONG: ${problem}`);
   console.log(problems.length === 0 ? 'Every task is accounted for.' : `${problems.length} things are wrong.`);
   return problems.length === 0;
@@ -162,7 +178,8 @@ async function startServer(port: string): Promise<{ url: string; child: ChildPro
       env: {
         PATH: process.env.PATH,
         PORT: port,
-        DATABASE_URL: postgres.url,
+        DATABASE_URL: proxy?.url ?? postgres.url,
+        ...(proxy && { TASKLANE_DATABASE_SECONDS: String(DATABASE_SECONDS) }),
         TASKLANE_ADMIN_KEY: KEY,
         TASKLANE_LOG_LEVEL: 'fatal',
         TASKLANE_CALLBACK_ALLOW: '127.0.0.0/8',
@@ -197,12 +214,17 @@ function startWorker(slot: number, number: number, urls: readonly string[]): Chi
 }
 
 async function call(urls: readonly string[], path: string, body: unknown, headers: Record<string, string> = {}) {
-  return fetch(`${pick(urls)}${path}`, {
-    method: 'POST',
-    headers: { Authorization: `Bearer ${KEY}`, 'Content-Type': 'application/json', ...headers },
-    body: JSON.stringify(body),
-    signal: AbortSignal.timeout(10_000),
-  });
+  const began = performance.now();
+  try {
+    return await fetch(`${pick(urls)}${path}`, {
+      method: 'POST',
+      headers: { Authorization: `Bearer ${KEY}`, 'Content-Type': 'application/json', ...headers },
+      body: JSON.stringify(body),
+      signal: AbortSignal.timeout(proxy ? 2 * HANGS_MS : 10_000),
+    });
+  } finally {
+    longestMs = Math.max(longestMs, performance.now() - began);
+  }
 }
 
 /** Puts tasks of one kind after the other until the load stops. What fails was not acknowledged, and may be there or not. */
@@ -318,7 +340,7 @@ function watchPeaks() {
   };
 }
 
-/** Waits until nothing waits, runs or is deferred. (A callback that a killed server had in hand is sent again after two minutes; not waited for.) */
+/** Waits until nothing waits, runs or is deferred. (A callback that a killed server had in hand is sent again within 45 s; not waited for.) */
 async function settle(): Promise<boolean> {
   for (const late = Date.now() + SETTLE_MS; Date.now() < late; await sleep(200)) {
     const rows = await query<{ left: number }>(
@@ -343,7 +365,6 @@ async function readTasks(): Promise<Found[]> {
 function print(figures: Record<string, number>): void {
   const rows = [
     ['seed', flags.seed],
-    ...Object.entries(kills).map(([what, count]) => [`kill -9 of a ${what}`, String(count)]),
     ...Object.entries(figures).map(([what, count]) => [what, count.toLocaleString('en')]),
   ] as [string, string][];
   const width = Math.max(...rows.map(([what]) => what.length));

@@ -1,7 +1,7 @@
 import type { Line } from '../db/batches.ts';
 import type { InputError } from '../protocol/batches.ts';
 import { MalformedJson, memberTexts, parseJson } from '../protocol/json.ts';
-import { USUAL_MODELS } from '../protocol/models.ts';
+import { elsewhere, USUAL_MODELS } from '../protocol/models.ts';
 import type { InputLine } from './read-lines.ts';
 
 const MAX_CUSTOM_ID = 512;
@@ -28,8 +28,8 @@ export type Rules = {
   hasQueue: boolean;
   maxLines: number;
   maxLineBytes: number;
-  /** Which of these models have a route. */
-  routed(models: readonly string[]): Promise<ReadonlySet<string>>;
+  /** The endpoints at which each of these models has a route. */
+  endpointsOf(models: readonly string[]): Promise<ReadonlyMap<string, readonly string[]>>;
 };
 
 /** Looks at all lines of a batch's input, or at those up to where there are too many. */
@@ -42,7 +42,7 @@ export async function checkLines(groups: AsyncIterable<InputLine[]>, rules: Rule
     errors.splice(MAX_ERRORS);
   };
   const customIds = new Set<string>();
-  const routes = new Map<string, boolean>();
+  const served = new Map<string, readonly string[]>();
   let inputs = 0;
   let characters = 0;
 
@@ -50,11 +50,8 @@ export async function checkLines(groups: AsyncIterable<InputLine[]>, rules: Rule
     const parsed = group.map((line) => ({ line, value: parsedOf(line) }));
     const unknown = rules.hasQueue
       ? []
-      : [...new Set(parsed.map(({ value }) => modelOf(value)).filter((model) => model !== '' && !routes.has(model)))];
-    if (unknown.length > 0) {
-      const found = await rules.routed(unknown);
-      for (const model of unknown) routes.set(model, found.has(model));
-    }
+      : [...new Set(parsed.map(({ value }) => modelOf(value)).filter((model) => model !== '' && !served.has(model)))];
+    if (unknown.length > 0) for (const [model, at] of await rules.endpointsOf(unknown)) served.set(model, at);
     for (const { line, value } of parsed) {
       checked.total++;
       const add = (code: string, message: string, param: string | null = null) => {
@@ -63,7 +60,7 @@ export async function checkLines(groups: AsyncIterable<InputLine[]>, rules: Rule
       if (line.text === null) add('line_too_long', `This line is longer than ${rules.maxLineBytes} bytes.`);
       else if (value === undefined) add('invalid_json_line', 'This line is not parseable as valid JSON.');
       else {
-        checkLine(value, rules, routes, customIds, add);
+        checkLine(value, rules, served, customIds, add);
         const model = modelOf(value);
         checked.models.set(model, (checked.models.get(model) ?? 0) + 1);
         if (rules.endpoint === '/v1/embeddings') inputs += countInputs(bodyOf(value)?.input);
@@ -101,7 +98,7 @@ export function lineOf({ text }: InputLine): Line {
 function checkLine(
   value: Json,
   { endpoint, hasQueue }: Rules,
-  routes: ReadonlyMap<string, boolean>,
+  served: ReadonlyMap<string, readonly string[]>,
   customIds: Set<string>,
   add: (code: string, message: string, param: string | null) => void,
 ): void {
@@ -139,8 +136,11 @@ function checkLine(
 
   const model = modelOf(value);
   if (!hasQueue && model === '') add('invalid_request', 'Model parameter is required.', 'body.model');
-  else if (!hasQueue && !routes.get(model)) {
-    add('model_not_found', `The provided model '${clip(model)}' is not supported by the Batch API.`, 'body.model');
+  else if (!hasQueue && !served.get(model)?.includes(endpoint)) {
+    const message =
+      elsewhere('The provided model', model, endpoint, served.get(model) ?? []) ??
+      `The provided model '${clip(model)}' is not supported by the Batch API.`;
+    add('model_not_found', message, 'body.model');
   }
   if (endpoint === '/v1/chat/completions' && body.messages == null) {
     add('invalid_request', 'Messages parameter is required.', 'body.messages');

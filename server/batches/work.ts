@@ -7,11 +7,11 @@ import {
   failBatch,
   type Line,
   type LinesPlace,
-  routedModels,
   startBatch,
   touchBatch,
   writeBatch,
 } from '../db/batches.ts';
+import { readEndpoints } from '../db/models.ts';
 import type { Database } from '../db/open.ts';
 import { TasklaneError } from '../protocol/errors.ts';
 import { checkLines, lineOf } from './check-lines.ts';
@@ -53,7 +53,7 @@ export function createBatchWork(deps: {
       hasQueue: input.hasQueue,
       maxLines,
       maxLineBytes,
-      routed: (models) => routedModels(db, input.endpoint, models),
+      endpointsOf: (models) => readEndpoints(db, models),
     });
 
   const begin = async (batch: Claimed): Promise<void> => {

@@ -1,6 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { claimCallbacks, type DueCallback, nextCallbackAt, type Settled, settleCallbacks } from '../db/callbacks.ts';
+import {
+  CLAIM_MS,
+  claimCallbacks,
+  type DueCallback,
+  nextCallbackAt,
+  type Settled,
+  settleCallbacks,
+} from '../db/callbacks.ts';
 import { createCoalescer } from '../db/coalesce.ts';
 import type { Database } from '../db/open.ts';
 import type { AddressRule } from './address.ts';
@@ -9,10 +16,13 @@ import { attempt } from './attempt.ts';
 /** Many, since a receiver that does not answer holds its place for 30 s. */
 const AT_ONCE = 200;
 const STOP_MS = 2000;
+const SEND_MS = 30_000;
+/** A send is over so long before its claim. */
+const SLACK_MS = 2000;
 
 /**
- * Sends callbacks, and events to webhook endpoints. Each is claimed for two minutes, so other servers may do the same beside, and what a dying one had claimed is sent
- * again: receivers know a repeat by its `webhook-id`.
+ * Sends callbacks, and events to webhook endpoints. Each is claimed for longer than a send may take, so other servers may do the same beside, and what a dying
+ * one had claimed is sent again: receivers know a repeat by its `webhook-id`.
  */
 export function createDelivery(deps: {
   db: Database;
@@ -32,7 +42,7 @@ export function createDelivery(deps: {
     async run(settled) {
       await settleCallbacks(db, settled);
       await askAgain().catch((error) =>
-        log.warn({ err: error }, 'could not ask for the next delivery; the crontab will'),
+        log.warn({ err: error }, 'could not ask for the next delivery; it will be found'),
       );
       return settled.map(() => undefined);
     },
@@ -43,8 +53,11 @@ export function createDelivery(deps: {
     if (next !== undefined) await lookAt(next);
   };
 
-  const deliver = async (callback: DueCallback) => {
-    const outcome = await attempt(callback, rule);
+  const deliver = async (callback: DueCallback, untilMs: number) => {
+    const left = untilMs - performance.now();
+    // The claim was so long on its way that there is no time for a send: it lapses.
+    if (left <= 0) return;
+    const outcome = await attempt(callback, rule, Math.min(SEND_MS, left));
     if (!outcome.ok) {
       const { webhook_id: webhookId, task_id: taskId, attempts } = callback;
       log.info({ webhookId, taskId, attempt: attempts, error: outcome.error }, 'a callback was not delivered');
@@ -56,8 +69,8 @@ export function createDelivery(deps: {
     });
   };
 
-  const send = (callback: DueCallback) => {
-    const sent = deliver(callback)
+  const send = (callback: DueCallback, untilMs: number) => {
+    const sent = deliver(callback, untilMs)
       .catch((error) => log.warn({ err: error }, 'could not settle a callback; it will be sent again'))
       .finally(() => {
         sending.delete(sent);
@@ -79,9 +92,10 @@ export function createDelivery(deps: {
           more = true;
           return;
         }
+        const untilMs = performance.now() + CLAIM_MS - SLACK_MS;
         const due = await claimCallbacks(db, room);
         more = due.length === room;
-        for (const callback of due) send(callback);
+        for (const callback of due) send(callback, untilMs);
       }
     } finally {
       looking = false;

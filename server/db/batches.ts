@@ -213,8 +213,11 @@ export type LinesPlace = { p_lane_id: number | null; p_after: string };
 
 /** Ends the next lines of a batch that is cancelled or has expired. */
 export async function endLines(db: Database, id: string, place: LinesPlace, limit: number) {
-  const [row] = await db.query<LinesPlace & { ended: string | null }>(sql.unsafe`
-    select p_lane_id, p_after, ended::text from tasklane.end_lines(${id}::bigint, ${place.p_lane_id}::int, ${place.p_after}::bigint, ${limit}::int)`);
+  const [row] = await db.query<LinesPlace & { ended: string | null }>(
+    sql.unsafe`
+    select p_lane_id, p_after, ended::text from tasklane.end_lines(${id}::bigint, ${place.p_lane_id}::int, ${place.p_after}::bigint, ${limit}::int)`,
+    'long',
+  );
   const { ended, ...next } = row as LinesPlace & { ended: string | null };
   return { next, freed: JSON.parse(ended ?? '[]') as EndedLane[] };
 }
@@ -266,12 +269,4 @@ export async function checkQueue(db: Database, queue: string, endpoint: string):
   const [route] = await db.query<{ code: string | null; message: string }>(sql.unsafe`
     select code, message from tasklane.find_route(${queue}, ${endpoint}, null)`);
   if (route?.code) throw new TasklaneError(Number(route.code.slice(2)), route.message);
-}
-
-/** Which of the models have a route for an endpoint. */
-export async function routedModels(db: Database, endpoint: string, models: readonly string[]): Promise<Set<string>> {
-  const rows = await db.query<{ model: string }>(sql.unsafe`
-    select m.model from unnest(${sql.array([...models], 'text')}) m(model) cross join lateral tasklane.find_route(null, ${endpoint}, m.model) f
-    where f.code is null`);
-  return new Set(rows.map((row) => row.model));
 }

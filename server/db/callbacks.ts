@@ -11,7 +11,10 @@ export type Message = {
 export type DueCallback = Message & { delivery_id: string; attempts: number };
 export type Settled = { deliveryId: string; status: number | null; error: string | null };
 
-/** Due deliveries, which nobody else may try for the next two minutes. */
+/** For how long nobody else may try what was claimed. */
+export const CLAIM_MS = 38_000;
+
+/** Due deliveries, claimed. */
 export function claimCallbacks(db: Database, limit: number) {
   return db.call<DueCallback>('claim_callbacks', [limit], ['int']);
 }

@@ -67,6 +67,9 @@ export async function launchPostmaster(options: {
     },
   );
   closeSync(log);
+  // Whatever ends this process in a hurry ends Postgres with it: at once, and it recovers at its next start.
+  const endWithUs = () => child.kill('SIGQUIT');
+  process.once('exit', endWithUs);
   let ended: string | undefined;
   const exited = new Promise<Awaited<Postmaster['exited']>>((resolve) => {
     child.once('error', (error) => {
@@ -78,6 +81,7 @@ export async function launchPostmaster(options: {
       resolve({ code, signal });
     });
   });
+  void exited.then(() => process.off('exit', endWithUs));
   const postmaster = { process: child, exited };
   onSpawn(postmaster);
   while (ended === undefined) {
@@ -91,7 +95,7 @@ export async function launchPostmaster(options: {
 /** Asks Postgres to end its sessions and stop, more harshly the longer it takes, and waits until it is gone. */
 export async function stopPostmaster(postmaster: Postmaster): Promise<void> {
   const { process: child, exited } = postmaster;
-  const harsher = [setTimeout(() => child.kill('SIGQUIT'), 30_000), setTimeout(() => child.kill('SIGKILL'), 40_000)];
+  const harsher = [setTimeout(() => child.kill('SIGQUIT'), 20_000), setTimeout(() => child.kill('SIGKILL'), 25_000)];
   child.kill('SIGINT');
   await exited;
   for (const timer of harsher) clearTimeout(timer);

@@ -1,8 +1,8 @@
 import { mkdir, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
 import type { Logger } from 'pino';
+import { LimitedClient } from './client.ts';
 import { findBinaries } from './embedded-binaries.ts';
 import {
   checkCluster,
@@ -23,6 +23,7 @@ import {
   PostmasterStartError,
   stopPostmaster,
 } from './embedded-postmaster.ts';
+import { LONG_MS } from './limits.ts';
 
 const STOLEN_PORT = /could not bind|could not create any TCP\/IP sockets/;
 /** Backends of a killed postmaster notice its death when their query ends; until then they keep its shared memory. */
@@ -170,7 +171,10 @@ function supervise(first: Postmaster, launch: Launch, cluster: string, log: Logg
 }
 
 async function ensureDatabase(url: URL): Promise<void> {
-  const client = new pg.Client({ connectionString: Object.assign(new URL(url), { pathname: '/postgres' }).href });
+  const client = new LimitedClient({
+    connectionString: Object.assign(new URL(url), { pathname: '/postgres' }).href,
+    limitMs: LONG_MS,
+  });
   await client.connect();
   try {
     const { rowCount } = await client.query("select from pg_database where datname = 'tasklane'");

@@ -1,4 +1,4 @@
-import type { EndedTask } from './end-tasks.ts';
+import type { Answer, EndedTask } from './end-tasks.ts';
 import type { Database } from './open.ts';
 
 export type Heartbeat = { id: string; attempt: number | null; leaseSeconds: number | null };
@@ -21,6 +21,9 @@ export function extendLeases(db: Database, tasks: readonly Heartbeat[]) {
   );
 }
 
+/** `headers`: JSON. */
+export type LastAnswer = Pick<Answer, 'statusCode' | 'requestId' | 'body'> & { headers: string | null };
+
 export type Release = {
   id: string;
   /** null: whichever attempt runs. */
@@ -30,6 +33,8 @@ export type Release = {
   reason: string | null;
   /** false: the attempt does not count. */
   begun: boolean;
+  /** What the model server answered last; with `begun` false a refusal. */
+  answer: LastAnswer | null;
 };
 
 /** `waiting`, `deferred` or `dead`; where `lane` is null the task was not given back, and it is `unknown` or in a state that forbids it. */
@@ -37,6 +42,9 @@ export type Released = Omit<EndedTask, 'lane'> & { verdict: string; lane: string
 
 /** Gives running tasks back, in one transaction. Gives a row a task, in the order given. */
 export function releaseTasks(db: Database, tasks: readonly Release[]) {
+  const answers = tasks.map((task) => task.answer);
+  const all = <Value>(of: (answer: LastAnswer) => Value) =>
+    answers.some((answer) => answer !== null) ? answers.map((answer) => answer && of(answer)) : null;
   return db.call<Released>(
     'release_tasks',
     [
@@ -45,7 +53,11 @@ export function releaseTasks(db: Database, tasks: readonly Release[]) {
       tasks.map((task) => task.delaySeconds),
       tasks.map((task) => task.reason),
       tasks.map((task) => task.begun),
+      all((answer) => answer.statusCode),
+      all((answer) => answer.requestId),
+      all((answer) => answer.body),
+      all((answer) => answer.headers),
     ],
-    ['bigint[]', 'int[]', 'float8[]', 'text[]', 'boolean[]'],
+    ['bigint[]', 'int[]', 'float8[]', 'text[]', 'boolean[]', 'int[]', 'text[]', 'text[]', 'text[]'],
   );
 }

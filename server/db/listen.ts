@@ -1,5 +1,6 @@
-import pg from 'pg';
 import type { Logger } from 'pino';
+import { LimitedClient } from './client.ts';
+import { toTasklaneError } from './errors.ts';
 
 const CHECK_MS = 10_000;
 const ANSWER_MS = 5_000;
@@ -18,13 +19,13 @@ export function listen(
     onReady(): void;
   },
 ): { stop(): Promise<void> } {
-  let client: pg.Client | undefined;
+  let client: LimitedClient | undefined;
   let timer: NodeJS.Timeout | undefined;
   let failures = 0;
   let stopped = false;
 
   const connect = async () => {
-    const mine = new pg.Client({ connectionString: url, application_name: 'tasklane listen', keepAlive: true });
+    const mine = new LimitedClient({ connectionString: url, application_name: 'tasklane listen', limitMs: ANSWER_MS });
     client = mine;
     const lost = (error?: Error) => {
       if (client !== mine || stopped) return;
@@ -32,7 +33,8 @@ export function listen(
       clearTimeout(timer);
       void mine.end().catch(() => undefined);
       const pause = Math.min(MAX_PAUSE_MS, 50 * 2 ** failures++) * (0.5 + Math.random() / 2);
-      log.warn({ error: error?.message, pause: Math.round(pause) }, 'lost the listening connection');
+      const why = error ?? new Error('connection ended');
+      log.warn({ err: toTasklaneError(why), pause: Math.round(pause) }, 'lost the listening connection');
       timer = setTimeout(connect, pause);
     };
     mine.on('error', lost);
@@ -41,14 +43,11 @@ export function listen(
       if (payload) handlers.onMessage[channel]?.(payload);
     });
     const check = async () => {
-      const late = setTimeout(() => lost(new Error('no answer')), ANSWER_MS);
       try {
         await mine.query('select 1');
         if (client === mine && !stopped) timer = setTimeout(check, CHECK_MS);
       } catch (error) {
         lost(error as Error);
-      } finally {
-        clearTimeout(late);
       }
     };
     try {

@@ -1,10 +1,13 @@
 import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import pg from 'pg';
+import { LimitedClient } from './client.ts';
 
 const SQL = new URL('../../sql/', import.meta.url);
 const LOCK = 7_461_726_811; // one migrator at a time in a database; any fixed number will do
 const OLDEST_POSTGRES = 15;
+/** For a migration of a large database, and for the wait for another migrator. */
+const LIMIT_MS = 3_600_000;
 
 type Source = { name: string; text: string; checksum: string };
 
@@ -21,20 +24,25 @@ export async function migrate(url: string): Promise<string[]> {
     ...(await readSources('views')),
     await readSource('grants.sql'),
   ];
-  const client = new pg.Client({ connectionString: url, application_name: 'tasklane migrate' });
+  const client = new LimitedClient({
+    connectionString: url,
+    application_name: 'tasklane migrate',
+    limitMs: LIMIT_MS,
+    statementTimeout: `${LIMIT_MS / 1000}s`,
+  });
   await client.connect();
   try {
     await checkVersion(client);
     await client.query('select pg_advisory_lock($1)', [LOCK]);
     await client.query(`
       set client_min_messages = warning;
-      -- Not "$user": a name without its schema must not be found just because the user is called tasklane.
-      set search_path = pg_catalog;
       create schema if not exists tasklane;
       create table if not exists tasklane.migration (
         name text primary key, checksum text not null, applied_at timestamptz not null default now())`);
     const applied = new Map<string, string>(
-      (await client.query('select name, checksum from tasklane.migration')).rows.map((row) => [row.name, row.checksum]),
+      (await client.query('select name, checksum from tasklane.migration')).rows.map(
+        (row: Record<'name' | 'checksum', string>) => [row.name, row.checksum],
+      ),
     );
     const done: string[] = [];
     for (const migration of migrations) {
@@ -62,14 +70,14 @@ export async function migrate(url: string): Promise<string[]> {
   }
 }
 
-async function checkVersion(client: pg.Client): Promise<void> {
+async function checkVersion(client: LimitedClient): Promise<void> {
   const { rows } = await client.query("select current_setting('server_version_num')::int / 10000 as major");
   if (rows[0].major < OLDEST_POSTGRES) {
     throw new Error(`Postgres ${rows[0].major} is too old: Tasklane needs ${OLDEST_POSTGRES} or newer`);
   }
 }
 
-async function apply(client: pg.Client, sources: Source[]): Promise<void> {
+async function apply(client: LimitedClient, sources: Source[]): Promise<void> {
   let current = '';
   await client.query('begin');
   try {

@@ -6,6 +6,9 @@ export type Queue = {
   endpoint: string;
   lease_seconds: number;
   max_attempts: number;
+  live_attempts: number;
+  live_refusal_seconds: number;
+  refusal_seconds: number;
   retry_initial_seconds: number;
   retry_factor: number;
   retry_max_seconds: number;
@@ -27,6 +30,9 @@ export type LaneStats = {
   total_put_cnt: number;
   total_completed_cnt: number;
   oldest_waiting_ms: number | null;
+  /** What keeps its tasks from being answered, as a word and in a sentence; null: nothing. */
+  rule: string | null;
+  reason: string | null;
 };
 
 export async function registerQueue(db: Database, queue: string, endpoint: string, settings: object): Promise<void> {
@@ -44,16 +50,17 @@ export async function deleteQueue(db: Database, queue: string): Promise<void> {
 /** All queues by name, or the one named. */
 export function readQueues(db: Database, queue: string | null = null) {
   return db.query<Queue>(sql.unsafe`
-    select queue, endpoint, lease_seconds, max_attempts, retry_initial_seconds, retry_factor, retry_max_seconds, retry_jitter, max_depth,
-           max_running, aging_seconds, retention_seconds, max_completed_tasks, paused
+    select queue, endpoint, lease_seconds, max_attempts, live_attempts, live_refusal_seconds, refusal_seconds, retry_initial_seconds, retry_factor,
+           retry_max_seconds, retry_jitter, max_depth, max_running, aging_seconds, retention_seconds, max_completed_tasks, paused
     from tasklane.queue where deleted_at is null and (${queue}::text is null or queue = ${queue}) order by queue`);
 }
 
 /** Lanes that were ever put to, of all queues or the one named. */
 export async function readLaneStats(db: Database, queue: string | null = null): Promise<LaneStats[]> {
   const rows = await db.query<Record<keyof LaneStats, string | number | null>>(sql.unsafe`
-    select queue, level, waiting, deferred, running, total_put_cnt, total_completed_cnt, oldest_waiting_ms
-    from tasklane.queue_stats where (${queue}::text is null or queue = ${queue}) order by queue, level`);
+    with stats as materialized (select * from tasklane.queue_stats where ${queue}::text is null or queue = ${queue})
+    select s.*, c.rule, c.reason
+    from stats s left join tasklane.lane_causes(array(select lane_id from stats)) c using (lane_id) order by s.queue, s.level`);
   return rows.map((row) => ({
     queue: String(row.queue),
     level: Number(row.level),
@@ -63,5 +70,7 @@ export async function readLaneStats(db: Database, queue: string | null = null): 
     total_put_cnt: Number(row.total_put_cnt),
     total_completed_cnt: Number(row.total_completed_cnt),
     oldest_waiting_ms: row.oldest_waiting_ms === null ? null : Number(row.oldest_waiting_ms),
+    rule: row.rule as string | null,
+    reason: row.reason as string | null,
   }));
 }

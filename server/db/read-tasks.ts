@@ -1,3 +1,4 @@
+import { sql } from 'slonik';
 import type { Database } from './open.ts';
 
 export type TaskStatus = {
@@ -40,11 +41,35 @@ export type Attempt = {
   /** null: it runs. */
   ended_at: number | null;
   reason: string | null;
+  /** It counted for nothing: the model server refused the task so often. */
+  refusals: number | null;
 };
 
 /** A task's attempts, the first one first. */
 export function readAttempts(db: Database, id: string) {
   return db.call<Attempt>('attempts_of', [id], ['bigint']);
+}
+
+export type TaskExplanation = {
+  status: string;
+  /** How many go before it, of a waiting one. */
+  position: number | null;
+  eta_seconds: number | null;
+  reason: string;
+  rule: string;
+};
+
+/** Why a task is where it is; undefined for one that is not there, or not the tenant's. */
+export async function explainTask(
+  db: Database,
+  id: string,
+  tenantId: number | null,
+): Promise<TaskExplanation | undefined> {
+  const [row] = await db.query<TaskExplanation>(sql.unsafe`
+    select e.status, e.ahead as position, e.eta_seconds, e.reason, e.rule
+    from tasklane.task t cross join lateral tasklane.explain_task(t.id) e
+    where t.id = ${id}::bigint and (${tenantId}::int is null or t.tenant_id = ${tenantId})`);
+  return row;
 }
 
 export type TaskFilter = {
@@ -83,6 +108,8 @@ export type Ending = {
   attempt: number;
   status_code: number;
   body: string | null;
+  /** JSON of what goes on of the answer's headers. */
+  headers: string | null;
   envelope: string;
 };
 

@@ -40,5 +40,6 @@ export async function deadRows(db: Database): Promise<Map<string, number>> {
 export async function vacuum(db: Database, table: string): Promise<void> {
   await db.query(
     sql.unsafe`vacuum (skip_locked, index_cleanup on, truncate off) ${sql.identifier(['tasklane', table])}`,
+    'long',
   );
 }

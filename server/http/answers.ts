@@ -6,8 +6,10 @@ import { notFound, TasklaneError } from '../protocol/errors.ts';
 import { minifyJson } from '../protocol/json.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import type { Answered } from '../tasks/watchers.ts';
+import { finalHeaders } from './final-headers.ts';
+import { hangUp } from './give-up.ts';
 import { errorReply, type Reply } from './route.ts';
-import { hangUp, openSse } from './sse.ts';
+import { openSse } from './sse.ts';
 
 /** A task whose client waits for it; `resumable`: and may come back for it. */
 export type Attended = PutTask & { secondsLeft: number; resumable: boolean };
@@ -37,7 +39,8 @@ export async function answerBlocking(tasks: Tasks, put: Attended, res: ServerRes
 
 /** The worker's answer to the letter or, where there will be none, why. */
 export function replyOf(res: ServerResponse, taskId: string, how: Answered): NonNullable<Reply> {
-  if (how.body !== null) return { status: how.status_code, headers: { 'X-TASK-ID': taskId }, text: how.body };
+  if (how.body !== null)
+    return { status: how.status_code, headers: { 'X-TASK-ID': taskId, ...finalHeaders(res, how) }, text: how.body };
   const reply = errorReply(res, unanswered(how));
   return { ...reply, headers: { 'X-TASK-ID': taskId, ...reply.headers } };
 }
@@ -72,9 +75,8 @@ export async function answerStreaming(
         await sse.send({ id: eventId ?? String(seq), name, data: minifyJson(data ?? 'null') });
       } else {
         ended = true;
-        const { outcome, envelope } = news.ending;
-        const answered = outcome === 'succeeded' || outcome === 'failed';
-        await sse.send({ name: answered ? 'completion' : 'error', data: minifyJson(envelope) });
+        const { body, envelope } = news.ending;
+        await sse.send({ name: body === null ? 'error' : 'completion', data: minifyJson(envelope) });
       }
     }
   } finally {

@@ -23,9 +23,10 @@ import { TasklaneError } from '../protocol/errors.ts';
 import { parseBatchId } from '../protocol/ids.ts';
 import { page, refuse } from '../protocol/openai.ts';
 import { hashOf } from '../tasks/new-task.ts';
+import { hangUp } from './give-up.ts';
 import { keyOf } from './idempotency-key.ts';
 import { type Route, route } from './route.ts';
-import { hangUp, openSse } from './sse.ts';
+import { openSse } from './sse.ts';
 
 const COPY_LINES = 1000;
 

@@ -1,18 +1,19 @@
 import type { ServerResponse } from 'node:http';
-import type { Ending } from '../db/read-tasks.ts';
-import { TasklaneError } from '../protocol/errors.ts';
-import { memberTexts, minifyJson } from '../protocol/json.ts';
+import { minifyJson } from '../protocol/json.ts';
+import { refuse } from '../protocol/openai.ts';
 import type { Tasks } from '../tasks/tasks.ts';
-import { type Attended, replyOf, unanswered } from './answers.ts';
-import { openAiErrorBody, type Reply } from './route.ts';
-import { hangUp, openSse } from './sse.ts';
+import { type Attended, replyOf } from './answers.ts';
+import { hangUp } from './give-up.ts';
+import type { Reply } from './route.ts';
+import { openSse } from './sse.ts';
+import { BROKEN_OFF, errorEvent, errorRecord, type Fault, faultIn } from './stream-fault.ts';
 
-/** How an endpoint writes its stream: `named` records have an `event:` line, and `[DONE]` comes last where it is `terminated`. */
-export type StreamStyle = { named: boolean; terminated: boolean };
+/** How an endpoint writes its stream: chat completions and completions, or the events of the Responses API. */
+export type StreamStyle = 'chunks' | 'events';
 
 /**
  * Sends what the worker reports as OpenAI sends chunks. Nothing is sent before the first one, so what goes wrong by then is a reply with
- * its own status, and a further attempt is not noticed. After it, a further attempt would say the same again: the stream ends with an error.
+ * its own status, and a further attempt is not noticed. After it, a further attempt would say the same again: the stream breaks off with an error.
  */
 export async function answerChunks(
   tasks: Tasks,
@@ -22,72 +23,71 @@ export async function answerChunks(
 ): Promise<Reply> {
   const signal = hangUp(res);
   const leave = tasks.readers.stay(put);
-  let sse: ReturnType<typeof openSse> | undefined;
+  const stream = openStream(res, put.task_id, style);
   let attempt: number | null = null;
   let ended = false;
-  const send = (name: string, data: string) => {
-    sse ??= openSse(res, { 'X-TASK-ID': put.task_id });
-    return sse.write(style.named ? `event: ${typeOf(data) ?? name}\ndata: ${data}\n\n` : `data: ${data}\n\n`);
-  };
   try {
     for await (const news of tasks.follow(put.id, 0, signal)) {
       if ('event' in news) {
         const { event } = news;
         if (event.data === null || event.data === 'null') continue;
-        if (sse && event.attempt !== attempt) {
-          await send('error', BROKEN_OFF);
-          break;
-        }
+        if (stream.hasBegun && event.attempt !== attempt) break;
         attempt = event.attempt;
-        await send(event.name, minifyJson(event.data));
+        await stream.send(event.name, minifyJson(event.data));
         continue;
       }
       ended = true;
       const { ending } = news;
-      if (!sse && ending.outcome !== 'succeeded') return replyOf(res, put.task_id, ending);
-      const fault = sse && faultOf(ending, attempt);
-      if (fault) await send('error', fault);
-      else {
-        if (!sse) await send('completion', minifyJson(ending.body as string));
-        if (style.terminated) await sse?.write('data: [DONE]\n\n');
-      }
+      const isWhole = ending.outcome === 'succeeded' && (!stream.hasBegun || ending.attempt === attempt);
+      if (!isWhole && !stream.hasBegun) return replyOf(res, put.task_id, ending);
+      if (!isWhole) return await stream.breakOff(ending.outcome === 'succeeded' ? BROKEN_OFF : faultIn(ending));
+      if (!stream.hasBegun) await stream.send('completion', minifyJson(ending.body as string));
+      return await stream.end();
     }
-    sse?.end();
-    return undefined;
+    if (signal.aborted) return undefined;
+    if (!stream.hasBegun) throw refuse(502, BROKEN_OFF.error.message as string, null, 'stream_broken_off');
+    return await stream.breakOff(BROKEN_OFF);
   } catch (error) {
-    // Cut off rather than closed: a stream that closes looks complete.
-    if (res.headersSent) res.destroy();
+    if (stream.hasBegun) await stream.breakOff(BROKEN_OFF);
     throw error;
   } finally {
     leave(ended);
   }
 }
 
-const errorText = (status: number, message: string, code: string) =>
-  JSON.stringify(openAiErrorBody(new TasklaneError(status, message, { openai: { param: null, code } })));
+/** The last events of the Responses API: nothing follows them. */
+const LAST = new Set(['response.completed', 'response.incomplete', 'response.failed']);
 
-const BROKEN_OFF = errorText(502, 'the worker was lost in the middle of its answer', 'stream_broken_off');
+function openStream(res: ServerResponse, taskId: string, style: StreamStyle) {
+  let sse: ReturnType<typeof openSse> | undefined;
+  let last: string | undefined;
+  let sequenceNumber = -1;
+  return {
+    get hasBegun() {
+      return sse !== undefined;
+    },
 
-/** What a stream that has begun, by this attempt, is told of an end that does not complete it. */
-function faultOf(ending: Ending, attempt: number | null): string | undefined {
-  if (ending.body === null) return JSON.stringify(openAiErrorBody(unanswered(ending)));
-  if (ending.outcome === 'failed') {
-    return (
-      errorIn(ending.body) ??
-      errorText(ending.status_code, `the worker failed with status ${ending.status_code}`, 'worker_failed')
-    );
-  }
-  return ending.attempt === attempt ? undefined : BROKEN_OFF;
-}
+    async send(name: string, data: string): Promise<void> {
+      sse ??= openSse(res, { 'X-TASK-ID': taskId });
+      if (style === 'chunks') return sse.write(`data: ${data}\n\n`);
+      const { type, sequence_number: number } = Object(JSON.parse(data));
+      last = type;
+      if (Number.isSafeInteger(number)) sequenceNumber = number;
+      // Only a type that can stand in a line names its event.
+      const event = typeof type === 'string' && /^[^\r\n]+$/.test(type) ? type : name;
+      return sse.write(`event: ${event}\ndata: ${data}\n\n`);
+    },
 
-/** The error that a worker's body carries, in OpenAI's envelope. */
-function errorIn(body: string): string | undefined {
-  const { error } = Object(JSON.parse(body));
-  return error ? `{"error":${minifyJson(memberTexts(body).get('error') as string)}}` : undefined;
-}
+    async end(): Promise<undefined> {
+      if (style === 'chunks') await sse?.write('data: [DONE]\n\n');
+      sse?.end();
+    },
 
-/** The `type` of an event, if it has one that can stand in a line. */
-function typeOf(data: string): string | undefined {
-  const { type } = Object(JSON.parse(data));
-  return typeof type === 'string' && /^[^\r\n]+$/.test(type) ? type : undefined;
+    /** Ends the stream as a broken connection does, for some clients pass over the error; one whose last event was sent ends well. */
+    async breakOff(fault: Fault): Promise<undefined> {
+      if (last !== undefined && LAST.has(last)) sse?.end();
+      else if (last === 'error') await sse?.cut('');
+      else await sse?.cut(style === 'chunks' ? errorRecord(fault) : errorEvent(fault, sequenceNumber + 1));
+    },
+  };
 }

@@ -2,8 +2,9 @@ import type { Auth } from '../auth/auth.ts';
 import { invalid } from '../protocol/errors.ts';
 import { feedQuery, lastEventId } from '../protocol/feed.ts';
 import type { Tasks } from '../tasks/tasks.ts';
+import { hangUp } from './give-up.ts';
 import { bearer, type Route, route } from './route.ts';
-import { hangUp, openSse } from './sse.ts';
+import { openSse } from './sse.ts';
 
 export function feedRoutes(deps: { auth: Auth; tasks: Tasks; stopping: AbortSignal }): Route[] {
   const { auth, tasks, stopping } = deps;

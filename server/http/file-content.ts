@@ -4,8 +4,8 @@ import type { StoredFile } from '../db/files.ts';
 import type { Database } from '../db/open.ts';
 import { readBytes } from '../files/bytes.ts';
 import { refuse } from '../protocol/openai.ts';
+import { hangUp } from './give-up.ts';
 import { idHeaders } from './route.ts';
-import { hangUp } from './sse.ts';
 
 /**
  * Answers with a file's bytes, chunk by chunk as the client takes them; with the range that it asks for, or 304 where it has them. Throws 416 for a range

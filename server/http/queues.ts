@@ -40,6 +40,8 @@ export function queueRoutes({ db, tasks }: { db: Database; tasks: Tasks }): Rout
         oldest_waiting_ms: null,
         total_put_cnt: 0,
         total_completed_cnt: 0,
+        rule: null,
+        reason: null,
       }
     );
   };
@@ -66,17 +68,19 @@ export function queueRoutes({ db, tasks }: { db: Database; tasks: Tasks }): Rout
     route({
       method: 'get',
       path: '/v1/queues',
-      summary: 'All queues, with what waits in each level',
+      summary: 'All queues, with what waits in each level, and what keeps it from being answered',
       roles: ['client', 'worker'],
       async handle() {
         const lanes = Map.groupBy(await readLaneStats(db), (stats) => stats.queue);
         const data = (await readQueues(db)).map((queue) => ({
           ...queueJson(queue),
-          levels: (lanes.get(queue.queue) ?? []).map(({ level, waiting, deferred, running }) => ({
+          levels: (lanes.get(queue.queue) ?? []).map(({ level, waiting, deferred, running, rule, reason }) => ({
             level,
             waiting,
             deferred,
             running,
+            rule,
+            reason,
           })),
         }));
         return { json: { data, has_more: false } };

@@ -136,6 +136,9 @@ export function answerAsOpenAi(res: ServerResponse): void {
   openAis.add(res);
 }
 
+/** Whether it has OpenAI's envelopes. */
+export const answersAsOpenAi = (res: ServerResponse): boolean => openAis.has(res);
+
 /** Every response names its request and its trace. */
 export function idHeaders(res: ServerResponse): Record<string, string> {
   const headers = bellaIds(res.req.headers);

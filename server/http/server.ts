@@ -1,8 +1,12 @@
-import { createServer, type RequestListener, type Server } from 'node:http';
+import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { giveUp } from './give-up.ts';
 
 /** SIGTERM gives clients that wait this long; systemd and Kubernetes kill after 30 s. */
 const DRAIN_MS = 25_000;
+/** What those that still wait are told then has so long to go out. */
+const LAST_WORDS_MS = 500;
 /** A request may take this long to come in: a large file over a slow line does. Who sends one has shown a key, or was answered before. */
 const REQUEST_MS = 3_600_000;
 const IDLE_LOOK_MS = 50;
@@ -12,7 +16,10 @@ export type HttpServer = {
   port: number;
   /** Answers requests from now on; until then they get 503. */
   serve(listener: RequestListener): void;
-  /** Takes no more connections, and resolves when those that are being answered are through, or have had 25 s. */
+  /**
+   * Takes no more connections, closes each with its next reply, and resolves when those that are being answered are through. Who still waits after 25 s
+   * is told to come again.
+   */
   drain(): Promise<void>;
 };
 
@@ -31,12 +38,18 @@ export async function openHttpServer(host: string, port: number): Promise<HttpSe
       // Java's HttpClient offers h2c with every request: what asks for another protocol is an ordinary request.
       shouldUpgradeCallback: (req) => req.headers.upgrade?.toLowerCase() === 'websocket',
     },
-    (req, res) => listener(req, res),
+    (req, res) => {
+      answering.set(req.socket, res);
+      if (draining) res.shouldKeepAlive = false;
+      listener(req, res);
+    },
   );
-  const sockets = new Set<Socket>();
+  let draining = false;
+  /** Every connection, with the reply that it had, or has, last. */
+  const answering = new Map<Socket, ServerResponse | undefined>();
   server.on('connection', (socket: Socket) => {
-    sockets.add(socket);
-    socket.once('close', () => sockets.delete(socket));
+    answering.set(socket, undefined);
+    socket.once('close', () => answering.delete(socket));
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
@@ -53,12 +66,20 @@ export async function openHttpServer(host: string, port: number): Promise<HttpSe
       listener = app;
     },
     async drain() {
+      draining = true;
       const closed = new Promise((resolve) => server.close(resolve));
-      // Browsers, pools and load balancers connect ahead; what has asked nothing yet does not count as idle.
-      for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy();
+      for (const [socket, res] of answering) {
+        if (res && !res.headersSent) res.shouldKeepAlive = false;
+        // Browsers, pools and load balancers connect ahead; what has asked nothing yet does not count as idle.
+        else if (socket.bytesRead === 0) socket.destroy();
+      }
       // close() ends the connections that are idle now; those that answer something first would be kept alive.
       const idle = setInterval(() => server.closeIdleConnections(), IDLE_LOOK_MS);
-      const late = setTimeout(() => server.closeAllConnections(), DRAIN_MS);
+      const late = setTimeout(async () => {
+        for (const res of answering.values()) if (res) giveUp(res);
+        await sleep(LAST_WORDS_MS);
+        server.closeAllConnections();
+      }, DRAIN_MS);
       await closed;
       clearInterval(idle);
       clearTimeout(late);

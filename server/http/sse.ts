@@ -28,6 +28,14 @@ export function openSse(res: ServerResponse, headers: Record<string, string>) {
       return write(`${id}event:${event.name}\ndata:${event.data}\n\n`);
     },
     end: () => res.end(),
+    /** Writes a last record, and cuts the connection when that is on its way: a stream that ends looks whole. */
+    async cut(record: string): Promise<void> {
+      clearInterval(timer);
+      const gone = new Promise((resolve) => res.once('close', resolve));
+      const sent = new Promise((resolve) => res.write(record, resolve));
+      await Promise.race([sent, gone]);
+      res.destroy();
+    },
   };
 }
 
@@ -37,14 +45,4 @@ async function drained(res: ServerResponse): Promise<void> {
   const waits = ['drain', 'close'].map((event) => once(res, event, { signal: over.signal }));
   // The one that is not come true would keep its listeners.
   await Promise.race(waits).finally(() => over.abort());
-}
-
-/** Aborts when the client goes away before its answer is written. */
-export function hangUp(res: ServerResponse): AbortSignal {
-  const controller = new AbortController();
-  res.on('close', () => {
-    if (!res.writableFinished) controller.abort();
-  });
-  if (res.destroyed) controller.abort();
-  return controller.signal;
 }

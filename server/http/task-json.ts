@@ -54,7 +54,11 @@ function taskJson(
     custom_id: task.custom_id ?? undefined,
     priority: more.priority,
     run_at: more.run_at,
-    attempts: more.attempts?.map((one) => ({ ...one, ended_at: one.ended_at ?? 0 })),
+    attempts: more.attempts?.map((one) => ({
+      ...one,
+      ended_at: one.ended_at ?? 0,
+      refusals: one.refusals ?? undefined,
+    })),
   });
   const metadata = task.metadata === null ? '' : `,"metadata":${task.metadata}`;
   const result = more.result === null ? '' : `,"result":${more.result}`;

@@ -1,8 +1,10 @@
 import { ownerOf, type Principal } from '../auth/auth.ts';
 import type { AddressRule } from '../callbacks/address.ts';
 import { findEvent } from '../db/events.ts';
+import type { LastAnswer } from '../db/lease-tasks.ts';
 import type { Database } from '../db/open.ts';
-import { listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
+import { explainTask, listTasks, readAttempts, readTasks, type TaskStatus } from '../db/read-tasks.ts';
+import { answerHeaders } from '../protocol/answer-headers.ts';
 import { badRequest, notFound } from '../protocol/errors.ts';
 import { parseBatchId, parseTaskId } from '../protocol/ids.ts';
 import { elementTexts, memberTexts } from '../protocol/json.ts';
@@ -17,6 +19,7 @@ import {
   purgeQuery,
   putBody,
   putsBody,
+  type ReleaseBody,
   releaseBody,
   replayBody,
   takeBody,
@@ -25,9 +28,9 @@ import { newTask } from '../tasks/new-task.ts';
 import type { Tasks } from '../tasks/tasks.ts';
 import { answerBlocking, answerStreaming, putAttended, secondsUntil } from './answers.ts';
 import { checkCallback } from './check-callback.ts';
+import { hangUp } from './give-up.ts';
 import { keyOf } from './idempotency-key.ts';
 import { type Route, route } from './route.ts';
-import { hangUp } from './sse.ts';
 import { statusJson, takenJson } from './task-json.ts';
 
 const MAX_INT = 2 ** 31 - 1;
@@ -207,13 +210,14 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       summary: 'Give a running task back, to be tried again later',
       roles: ['worker'],
       body: releaseBody,
-      async handle({ params, body }) {
+      async handle({ params, body, text }) {
         const refused = await tasks.release({
           id: idOf(params.id),
           attempt: body.attempt ?? null,
           delaySeconds: body.delay_seconds ?? null,
           reason: body.reason || null,
           begun: body.begun,
+          answer: body.answer ? lastAnswerOf(body.answer, memberTexts(text).get('answer') as string) : null,
         });
         if (refused) throw refused;
         return { json: params.id };
@@ -249,6 +253,17 @@ export function taskRoutes(deps: { db: Database; tasks: Tasks; rule: AddressRule
       async handle({ params, principal }) {
         const task = await find(params.id, principal);
         return { text: statusJson(task, await readAttempts(db, task.id)) };
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/v1/queue/:id/explain',
+      summary: 'Why a task is where it is',
+      roles: ['client', 'worker'],
+      async handle({ params, principal }) {
+        const explained = await explainTask(db, idOf(params.id), ownerOf(principal));
+        if (!explained) throw notFound(`unknown task ${params.id}`);
+        return { json: explained };
       },
     }),
     route({
@@ -326,6 +341,16 @@ function answerOf(
     statusCode: result.status_code,
     requestId: result.request_id ?? null,
     body: memberTexts(text).get('body') as string,
+  };
+}
+
+function lastAnswerOf(answer: NonNullable<ReleaseBody['answer']>, text: string): LastAnswer {
+  const headers = answerHeaders(answer.headers ?? {});
+  return {
+    statusCode: answer.status_code,
+    requestId: answer.request_id || null,
+    body: memberTexts(text).get('body') ?? 'null',
+    headers: headers ? JSON.stringify(headers) : null,
   };
 }
 

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { AddressRule } from '../callbacks/address.ts';
 import { createDelivery } from '../callbacks/deliver.ts';
 import type { EndedTask } from '../db/end-tasks.ts';
+import { createJobsPool } from '../db/jobs-pool.ts';
 import type { Database } from '../db/open.ts';
 import { repeat } from '../db/repeat.ts';
 import { soon } from '../db/soon.ts';
@@ -15,11 +16,12 @@ import { keepRunning } from './runner.ts';
 import { startVacuum } from './vacuum.ts';
 
 const FOLD_MS = 5000;
+/** What a killed server had claimed is found so soon after the claim has lapsed. */
+const DELIVER_MS = 5000;
 /** So long may go by without a server, or with one that can't make them, until tasks share the default partition. */
 const DAYS_AHEAD = 7;
 const CRONTAB = `
 * * * * * expire
-* * * * * deliver_callbacks
 * * * * * tidy_events
 * * * * * tidy_files
 0 * * * * make_partitions
@@ -62,13 +64,14 @@ export async function startJobs(deps: {
     work_on_batch: (payload) => workOnBatch((payload as { id: string }).id),
   };
 
-  // Every minute the crontab asks as well, so what is lost here is only late.
+  // Each server looks by itself as well, so what is lost here is only late.
   const askForDelivery = soon(
     async () => (await starting).addJob('deliver_callbacks', {}, { jobKey: 'deliver_callbacks' }),
     (error) => log.warn({ err: error }, 'could not ask for callbacks to be delivered'),
   );
 
-  const options = { connectionString: url, taskList, crontab: CRONTAB, concurrency: 2, maxPoolSize: 2 };
+  const pgPool = createJobsPool(url, 2);
+  const options = { pgPool, taskList, crontab: CRONTAB, concurrency: 2 };
   // Callbacks may have become due while nobody ran.
   const starting = keepRunning(options, log, askForDelivery);
   const runner = await starting;
@@ -77,6 +80,9 @@ export async function startJobs(deps: {
     FOLD_MS,
     () => foldTallies(db),
     (error) => log.warn({ err: error }, 'could not add up the counts'),
+  );
+  const delivering = repeat(DELIVER_MS, delivery.look, (error) =>
+    log.warn({ err: error }, 'could not look for callbacks'),
   );
   const retention = startRetention(db, log);
   const vacuum = startVacuum(db, log);
@@ -96,10 +102,12 @@ export async function startJobs(deps: {
     },
     async stop(): Promise<void> {
       await folding.stop();
+      await delivering.stop();
       await retention.stop();
       await vacuum.stop();
       await runner.stop();
       await delivery.stop();
+      await pgPool.end();
     },
   };
 }

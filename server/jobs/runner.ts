@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Logger as JobLogger, type Runner, type RunnerOptions, run } from 'graphile-worker';
 import type { Logger } from 'pino';
+import { toTasklaneError } from '../db/errors.ts';
 
 const AGAIN_MS = 1000;
 /** New jobs are told at once; polled for are those of later, as callbacks that are tried again. Every 2 s, as usual, was a tenth of what an idle server costs. */
@@ -11,7 +12,7 @@ const POLL_MS = 5000;
  * place once the database is there. `onStart` is called for each; between two, `addJob` rejects. Rejects when the first does not start.
  */
 export async function keepRunning(
-  options: Pick<RunnerOptions, 'connectionString' | 'taskList' | 'crontab' | 'concurrency' | 'maxPoolSize'>,
+  options: Pick<RunnerOptions, 'pgPool' | 'taskList' | 'crontab' | 'concurrency'>,
   log: Logger,
   onStart: () => void,
 ): Promise<{ addJob: Runner['addJob']; stop(): Promise<void> }> {
@@ -24,8 +25,11 @@ export async function keepRunning(
       // Without these, a lost connection rejects a promise that graphile-worker leaves unhandled, which ends the process.
       preset: { worker: { pollInterval: POLL_MS, completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
       logger: new JobLogger(
-        () => (level, message) =>
-          log[level === 'warning' ? 'warn' : level === 'info' ? 'debug' : level]({ jobs: true }, message),
+        () => (level, message, meta) =>
+          log[level === 'warning' ? 'warn' : level === 'info' ? 'debug' : level](
+            { jobs: true, ...(meta?.error instanceof Error && { err: toTasklaneError(meta.error) }) },
+            message,
+          ),
       ),
     });
 
@@ -36,7 +40,7 @@ export async function keepRunning(
         runner = await start();
         return;
       } catch (error) {
-        log.warn({ err: error }, 'could not start the background jobs; trying again');
+        log.warn({ err: toTasklaneError(error) }, 'could not start the background jobs; trying again');
         await sleep(AGAIN_MS, undefined, { signal }).catch(() => undefined);
       }
     }
@@ -44,7 +48,7 @@ export async function keepRunning(
   const keep = async () => {
     while (!signal.aborted) {
       onStart();
-      await runner.promise.catch((error) => log.warn({ err: error }, 'the background jobs stopped'));
+      await runner.promise.catch((error) => log.warn({ err: toTasklaneError(error) }, 'the background jobs stopped'));
       await startAgain();
     }
     await runner.stop().catch(() => undefined);

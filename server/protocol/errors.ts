@@ -44,3 +44,6 @@ export const notFound = (message: string) => new TasklaneError(404, message);
 export const conflict = (message: string) => new TasklaneError(409, message);
 export const unavailable = (cause?: unknown) =>
   new TasklaneError(503, 'the database is unavailable', { headers: { 'Retry-After': '1' }, cause });
+/** Whether it is that the database is away for a while. */
+export const isOutage = (error: unknown): error is TasklaneError =>
+  error instanceof TasklaneError && error.status === 503 && error.cause !== undefined;

@@ -23,11 +23,15 @@ export const mapped = <Schema extends z.ZodType, To>(schema: Schema, to: (value:
 export const optional = <Schema extends z.ZodType>(schema: Schema, usual: z.output<Schema>) =>
   mapped(schema.nullable().default(usual as never), (value): z.output<Schema> => value ?? usual);
 
-/** A Postgres `text` can't hold NUL. */
+/** A Postgres `text` can't hold NUL, nor half a surrogate pair: that is U+FFFD in UTF-8, and in JSON as well from here on. */
 export const shortText = (max: number) =>
   z
     .string()
     .max(max)
-    .refine((text) => !text.includes('\0'), 'must not contain a NUL character');
+    .refine((text) => !text.includes('\0'), 'must not contain a NUL character')
+    .overwrite((text) => text.toWellFormed());
+/** What a worker or a model server says: made so that it can be stored, rather than refused. */
+export const saidText = (max: number) =>
+  mapped(z.string(), (text) => text.slice(0, max).replaceAll('\0', '\ufffd').toWellFormed());
 export const endpointName = shortText(256).min(1);
 export const modelName = shortText(256).min(1);

@@ -18,6 +18,11 @@ export const retry = z
 const settings = {
   lease_seconds: z.int().min(1).max(86_400).optional(),
   max_attempts: maxAttempts.optional(),
+  /** How often a live task whose client waits is tried, where the model server fails it. */
+  live_attempts: maxAttempts.optional(),
+  /** How long such a task, and any other, goes on when it is refused again and again. */
+  live_refusal_seconds: z.int().min(0).max(86_400).optional(),
+  refusal_seconds: z.int().min(0).max(2_592_000).optional(),
   retry: retry.optional(),
   /** null: no limit. */
   max_depth: limit(1),

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { endpointName, laneName, level, mapped, optional, queueName, shortText } from './names.ts';
+import { endpointName, laneName, level, mapped, optional, queueName, saidText, shortText } from './names.ts';
 import { maxAttempts, retry } from './queues.ts';
 import { workerSays } from './workers.ts';
 
@@ -116,16 +116,26 @@ export const heartbeatBody = z
       issues.push({ code: 'custom', input: tasks, path: ['tasks'], message: 'name a task, or say who the worker is' });
   });
 
+/** What the model server answered to the last call: no 2xx, or it would have completed the task. */
+const lastAnswer = z.object({
+  status_code: z.int().min(400).max(599),
+  request_id: saidText(256).nullish(),
+  body: z.unknown().optional(),
+  headers: z.record(z.string(), z.unknown()).nullish(),
+});
+
 export const releaseBody = z
   .object({
     /** null: the backoff decides. */
     delay_seconds: z.number().min(0).max(MAX_DELAY).nullish(),
-    reason: shortText(512).nullish(),
+    reason: saidText(512).nullish(),
     attempt,
     /** false: nothing was done for the task, so the attempt does not count; without a delay it waits where it was. */
     begun: optional(z.boolean(), true),
+    answer: lastAnswer.nullish(),
   })
   .prefault({});
+export type ReleaseBody = z.output<typeof releaseBody>;
 
 const answer = {
   status_code: z.int().min(200).max(599),

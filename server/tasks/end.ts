@@ -9,6 +9,7 @@ import {
   type EndedTask,
   expireTasks,
 } from '../db/end-tasks.ts';
+import type { LastAnswer } from '../db/lease-tasks.ts';
 import type { Database } from '../db/open.ts';
 import { conflict, notFound } from '../protocol/errors.ts';
 import { type Bus, isCrowd } from './bus.ts';
@@ -106,6 +107,18 @@ export function createEnd(options: {
     expire,
     /** Tells everyone who waits for tasks that have just ended without an answer. */
     announceUnanswered,
+    /** The same of dead tasks, some of which have the model server's last answer. */
+    announceDead(dead: readonly (EndedTask & { answer: LastAnswer | null })[]): void {
+      announce(dead, (index) => {
+        const answer = dead[index]?.answer;
+        return {
+          outcome: 'dead',
+          status_code: answer?.statusCode ?? UNANSWERED.dead,
+          body: answer?.body ?? null,
+          headers: answer?.headers ?? null,
+        };
+      });
+    },
 
     /** Cancels all that waits in a lane; gives how many. */
     async clear(lane: string): Promise<number> {

@@ -42,14 +42,14 @@ export function createLease(db: Database, lanes: Lanes, end: End, workers: Worke
   });
 
   const giveBack = createCoalescer<Release, Released>({
+    bytes: ({ answer }) => answer?.body.length ?? 0,
     async run(tasks) {
       const rows = await releaseTasks(db, tasks);
-      const given = rows.flatMap((row) => (row.lane === null ? [] : [{ ...row, lane: row.lane }]));
-      lanes.waiting(given.filter((row) => row.verdict === 'waiting'));
-      end.announceUnanswered(
-        given.filter((row) => row.verdict === 'dead'),
-        'dead',
+      const given = rows.flatMap(({ lane, ...row }, index) =>
+        lane === null ? [] : [{ ...row, lane, answer: tasks[index]?.answer ?? null }],
       );
+      lanes.waiting(given.filter((row) => row.verdict === 'waiting'));
+      end.announceDead(given.filter((row) => row.verdict === 'dead'));
       for (const { verdict, lane, limited } of given) if (verdict !== 'dead') lanes.freed(lane, limited);
       return rows;
     },

@@ -1,8 +1,9 @@
 import type { Logger } from 'pino';
 import type { Database } from '../db/open.ts';
 import { repeat } from '../db/repeat.ts';
-import { sweepDue } from '../db/sweep-due.ts';
+import { refuseWaiting, sweepDue } from '../db/sweep-due.ts';
 import type { Aftermath } from './aftermath.ts';
+import type { End } from './end.ts';
 
 /** Twice as often doubled what an idle server costs. */
 const SWEEP_MS = 1000;
@@ -17,12 +18,14 @@ const BREAK_MS = 3000;
 const GRACE_MS = 10_000;
 
 /**
- * Notices, within a second, leases that lapsed, delays and deadlines that are over, schedules whose tick has come, and that batches are open. Every server
- * tries; one at a time sweeps. After a break, such as a database that was away, workers get the time to be heard before their leases lapse.
+ * Notices, within a second, leases that lapsed, delays and deadlines that are over, live tasks that a model server refuses for too long, schedules whose
+ * tick has come, and that batches are open. Every server tries; one at a time sweeps. After a break, such as a database that was away, workers get the time
+ * to be heard before their leases lapse.
  */
 export function startSweep(
   db: Database,
   announce: Aftermath,
+  end: End,
   log: Logger,
   onSchedules: () => void,
   onOpenBatches: () => void,
@@ -39,6 +42,14 @@ export function startSweep(
     return now - servedSince < GRACE_MS ? now - servedSince : null;
   };
 
+  const refuse = async () => {
+    for (let more = true; more; ) {
+      const rows = await refuseWaiting(db, AT_ONCE);
+      end.announceDead(rows);
+      more = rows.length === AT_ONCE;
+    }
+  };
+
   const sweep = async () => {
     for (let more = true; more; ) {
       if (performance.now() - bottomAt > BOTTOM_MS) {
@@ -51,6 +62,7 @@ export function startSweep(
       announce(rows);
       if (rows.some((row) => row.outcome === 'schedules')) onSchedules();
       if (rows.some((row) => row.outcome === 'batches')) onOpenBatches();
+      if (rows.some((row) => row.outcome === 'upstreams')) await refuse();
       const done = rows.find((row) => row.outcome === 'swept');
       // Leases that are given more time are looked at again.
       if (done?.swept_at && served === null) since = done.swept_at - LATE_MS;

@@ -96,7 +96,7 @@ export async function startTasks(options: {
   const end = createEnd({ db, bus, lanes, watchers, onCallbacks, onLines });
   const aftermath = createAftermath(lanes, end);
   const endPredecessorsOf = createPredecessors(db, aftermath, log);
-  const sweep = startSweep(db, aftermath, log, onSchedules, onOpenBatches);
+  const sweep = startSweep(db, aftermath, end, log, onSchedules, onOpenBatches);
   const readers = createReaders(end, bus);
 
   return {

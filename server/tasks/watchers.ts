@@ -3,7 +3,7 @@ import type { StoredEvent } from '../db/events.ts';
 import type { Database } from '../db/open.ts';
 import { type Ending, readEndings } from '../db/read-tasks.ts';
 
-export type Answered = Pick<Ending, 'outcome' | 'status_code' | 'body'>;
+export type Answered = Pick<Ending, 'outcome' | 'status_code' | 'body'> & Partial<Pick<Ending, 'headers'>>;
 
 export type Watcher = {
   ended(how: Answered): void;

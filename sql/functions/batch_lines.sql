@@ -35,7 +35,7 @@ begin
   )
   select s.ord, s.id, r.outcome = 'succeeded',
     '{"id":"batch_req_' || md5('batch_req_' || s.id) || '","custom_id":' || to_json(t.custom_id) || ','
-    || case when r.outcome in ('succeeded', 'failed') then
+    || case when r.body is not null then
          '"response":{"status_code":' || r.status_code || ',"request_id":'
          || to_json(coalesce(r.request_id, print_task_id(t.id, l.queue_id, l.level, t.mode)))
          -- White space that a worker left between the values must not break the line. (translate takes 2.6 times as long.)

@@ -1,7 +1,8 @@
 create or replace function tasklane.claim_callbacks(p_limit int default 50)
 returns table (delivery_id bigint, webhook_id text, task_id text, url text, attempts int, secrets text[], body text)
 language plpgsql set search_path = tasklane as $$
--- Due callbacks and events for one sender, up to p_limit or 32 MiB, which has two minutes before others may try them. attempts counts this one.
+-- Due callbacks and events for one sender, up to p_limit or 32 MiB, which has 38 seconds before others may try them: no sender
+-- waits for a receiver for as long, from its call of this on. attempts counts this one.
 -- body is the event (task_id is null then), or the result's envelope as the worker wrote it, white space and all. webhook_id names the
 -- message to its receivers, and each of secrets signs it.
 #variable_conflict use_column
@@ -15,7 +16,7 @@ begin
     from due d left join result r on r.id = d.task_id
     window w as (order by d.next_at, d.delivery_id)
   ), claimed as (
-    update callback_delivery d set next_at = now() + interval '2 minutes', attempts = d.attempts + 1
+    update callback_delivery d set next_at = now() + interval '38 seconds', attempts = d.attempts + 1
     from sized s where d.delivery_id = s.delivery_id and (s.nth = 1 or coalesce(s.bytes, 0) <= 32 * 1024 * 1024)
     returning d.*
   )
@@ -102,7 +103,7 @@ $$;
 
 create or replace function tasklane.next_callback_at() returns timestamptz
 language sql stable set search_path = tasklane as $$
-  -- When the next delivery is due, if within a minute: later ones are found by the crontab, which looks as often.
+  -- When the next delivery is due, if within a minute: servers look every 5 seconds as well.
   select d.next_at from callback_delivery d where d.status = 'pending' and d.next_at < now() + interval '1 minute'
   order by d.next_at limit 1
 $$;

@@ -63,11 +63,11 @@ $$;
 
 create or replace function tasklane.result_envelope(p_result tasklane.result, p_task_id text) returns json
 language sql stable as $$
-  -- What a client is told of an ended task: {status_code, request_id, body}, or error in place of body where no worker
-  -- answered. The body is the worker's text, to the letter.
+  -- What a client is told of an ended task: {status_code, request_id, body}, or error in place of body where there is no
+  -- answer. The body is the worker's text, to the letter.
   select format('{"status_code":%s,"request_id":%s,%s}', p_result.status_code,
     to_json(coalesce(p_result.request_id, p_task_id)),
-    case when p_result.outcome in ('succeeded', 'failed') then '"body":' || p_result.body
+    case when p_result.body is not null then '"body":' || p_result.body
          else format('"error":{"code":%s,"message":%s,"type":%s}', p_result.status_code,
            to_json(case p_result.outcome when 'dead' then 'no attempts are left' when 'expired' then 'the deadline has passed'
                                          else 'the task was cancelled' end), to_json(p_result.outcome)) end)::json

@@ -280,3 +280,12 @@ begin
   return replay.task_id;
 end
 $$;
+
+create or replace function tasklane.explain_task(task_id text)
+returns table (status text, ahead int, eta_seconds float8, reason text, rule text)
+language sql stable set search_path = tasklane as $$
+  -- Why a task is where it is: select reason from tasklane.explain_task('TASK-…');
+  -- Of all that wait in a queue: select s.task_id, e.reason from tasklane.task_status s, tasklane.explain_task(s.id) e where queue = 'q' and s.status = 'waiting';
+  -- Raises TL404 for an unknown task.
+  select e.* from explain_task(existing_id(explain_task.task_id)) e
+$$;

@@ -24,8 +24,9 @@ $$;
 
 create or replace function tasklane.set_queue(queue text, settings json) returns void
 language plpgsql set search_path = tasklane as $$
--- Changes a queue's settings; what is not named stays: lease_seconds, max_attempts, max_depth and max_running (null: no limit), paused,
--- retry {initial_seconds, factor, max_seconds, jitter}, aging_seconds, retention_seconds, max_completed_tasks (null: no limit).
+-- Changes a queue's settings; what is not named stays: lease_seconds, max_attempts, live_attempts, live_refusal_seconds, refusal_seconds,
+-- max_depth and max_running (null: no limit), paused, retry {initial_seconds, factor, max_seconds, jitter}, aging_seconds, retention_seconds,
+-- max_completed_tasks (null: no limit).
 -- select tasklane.set_queue('q', '{"paused": true}');
 -- Raises   TL404 for an unknown queue.
 #variable_conflict use_column
@@ -39,6 +40,9 @@ begin
   update queue q set
     lease_seconds = coalesce((s ->> 'lease_seconds')::int, q.lease_seconds),
     max_attempts = coalesce((s ->> 'max_attempts')::int, q.max_attempts),
+    live_attempts = coalesce((s ->> 'live_attempts')::int, q.live_attempts),
+    live_refusal_seconds = coalesce((s ->> 'live_refusal_seconds')::int, q.live_refusal_seconds),
+    refusal_seconds = coalesce((s ->> 'refusal_seconds')::int, q.refusal_seconds),
     retry_initial_seconds = coalesce((s #>> '{retry,initial_seconds}')::float8, q.retry_initial_seconds),
     retry_factor = coalesce((s #>> '{retry,factor}')::float8, q.retry_factor),
     retry_max_seconds = coalesce((s #>> '{retry,max_seconds}')::float8, q.retry_max_seconds),

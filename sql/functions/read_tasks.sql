@@ -76,7 +76,7 @@ end
 $$;
 
 create or replace function tasklane.read_endings(p_ids bigint[])
-returns table (id bigint, outcome tasklane.outcome, attempt int, status_code smallint, body text, envelope text)
+returns table (id bigint, outcome tasklane.outcome, attempt int, status_code smallint, body text, headers text, envelope text)
 language plpgsql stable set search_path = tasklane
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
@@ -89,7 +89,7 @@ declare
 begin
   select min(i.id), max(i.id) into v_first, v_last from unnest(p_ids) i(id);
   return query
-  select i.id, (e.result).outcome, (e.result).attempt, (e.result).status_code, (e.result).body::text,
+  select i.id, (e.result).outcome, (e.result).attempt, (e.result).status_code, (e.result).body::text, (e.result).headers::text,
          result_envelope(e.result, print_task_id(t.id, l.queue_id, l.level, t.mode))::text
   from unnest(p_ids) i(id)
   cross join lateral (select r as result from result r where r.id = i.id and r.id between v_first and v_last limit 1) e
@@ -101,20 +101,20 @@ $$;
 create or replace function tasklane.attempts_so_far(p_id bigint, p_since timestamptz) returns int
 language sql stable set search_path = tasklane as $$
   -- How often a waiting task has been taken in its present life, which began at p_since if it is not the first.
-  select coalesce(max(h.attempt), 0) from task_attempt h where h.id = p_id and (p_since is null or h.ended_at > p_since)
+  select coalesce(max(h.attempt), 0) from task_attempt h where h.id = p_id and h.refusals is null and (p_since is null or h.ended_at > p_since)
 $$;
 
 create or replace function tasklane.attempts_of(p_id bigint)
-returns table (attempt int, worker text, taken_at timestamptz, ended_at timestamptz, reason text)
+returns table (attempt int, worker text, taken_at timestamptz, ended_at timestamptz, reason text, refusals int)
 language sql stable set search_path = tasklane as $$
   -- A task's attempts, the first one first, those of former lives included. reason: why it ended: lapsed, released or what the worker said at its
-  -- release, the task's outcome; null while it runs, as is ended_at.
+  -- release, the task's outcome; null while it runs, as is ended_at. refusals: it is no attempt that counted, but as many refusals, from the first one's take to the last one's end.
   select a.* from (
-    select h.attempt, h.worker, h.taken_at, h.ended_at, h.reason from task_attempt h where h.id = p_id
+    select h.attempt, h.worker, h.taken_at, h.ended_at, h.reason, h.refusals from task_attempt h where h.id = p_id
     union all
-    select u.attempt, u.worker, u.taken_at, null, null from running u where u.id = p_id
+    select u.attempt, u.worker, u.taken_at, null, null, null from running u where u.id = p_id
     union all
     -- a death has its last attempt among the others
-    select r.attempt, r.worker, r.taken_at, r.completed_at, r.outcome::text from result r where r.id = p_id and r.taken_at is not null and r.outcome <> 'dead'
+    select r.attempt, r.worker, r.taken_at, r.completed_at, r.outcome::text, null from result r where r.id = p_id and r.taken_at is not null and r.outcome <> 'dead'
   ) a order by a.taken_at, a.attempt
 $$;

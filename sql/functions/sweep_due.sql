@@ -13,8 +13,9 @@ set plan_cache_mode = force_generic_plan as $$
 -- ended meanwhile, while another session holds an old snapshot. Nothing new becomes due in the past, but a commit may be late by moments.
 -- Returns  waiting (it waits now, at lane and rank: lower the heads, wake who waits), moved (it waits at a better rank: lower the heads), freed (of
 --          its lane something stopped running), dead and expired as end_tasks does; a row swept, with the time of this sweep, where nothing was left for want of p_limit; a row schedules,
---          where the ticks of some are due; a row batches, where some are open.
--- Touches  running, deferred, ready (delete), ready (insert), schedule, batch (read) and what take_back and end_tasks do.
+--          where the ticks of some are due; a row batches, where some are open; a row upstreams,
+--          where a worker says that a model server is out (see refuse_waiting).
+-- Touches  running, deferred, ready (delete), ready (insert), schedule, batch, worker (read) and what take_back and end_tasks do.
 #variable_conflict use_column
 declare
   v_due record;
@@ -35,6 +36,10 @@ begin
   end if;
   if exists (select from batch b where b.status in ('validating', 'in_progress', 'finalizing', 'cancelling')) then
     outcome := 'batches';
+    return next;
+  end if;
+  if exists (select from worker w where w.last_seen > now() - interval '45 seconds' and w.upstreams::text ~ '"state" *: *"(refusing|failing|away)"') then
+    outcome := 'upstreams';
     return next;
   end if;
   -- Mostly nothing is due, and to find that out is all that an idle server does.

@@ -93,6 +93,29 @@ describe('a put', { concurrency: true }, () => {
     }
   });
 
+  test('that dies with an answer of the model server is answered with it, waited for or streamed', async () => {
+    const queue = await newQueue();
+    const body = { error: { message: 'CUDA out of memory' } };
+    for (const status_code of [502, 408]) {
+      const asked = client.putAndWait(put(queue, { max_attempts: 1 }));
+      const stream = client.stream(put(queue, { max_attempts: 1 }));
+      const events = (async () => {
+        const all = [];
+        for await (const event of stream) all.push(event);
+        return all;
+      })();
+      for (let n = 0; n < 2; n++) {
+        const { task_id } = await take(`${queue}:0`);
+        await asWorker(`/v1/queue/${task_id}/release`, { answer: { status_code, body } });
+      }
+      const { task_id, ...answer } = await asked;
+      assert.deepEqual(answer, { status_code, body });
+      const result = { status_code, request_id: await stream.taskId, body };
+      assert.deepEqual(await events, [{ type: 'completion', result }]);
+      assert.equal((await client.get(task_id)).status, 'dead');
+    }
+  });
+
   test('that waits throws when there will be no answer, and says why', async () => {
     const queue = await newQueue();
     const cancelled = client.putAndWait(put(queue));
@@ -317,8 +340,9 @@ test('what a server is set up with can be read and changed', async () => {
   assert.equal(await admin.queues.backlog(`${queue}:1`), 1);
   assert.equal((await admin.queues.stats(`${queue}:1`)).waiting, 1);
   assert.ok((await admin.stats()).some((lane) => lane.queue === queue && lane.waiting === 1));
+  const reason = `no worker takes from ${queue}:1`;
   assert.deepEqual((await client.queues.list()).find((one) => one.queue === queue)?.levels, [
-    { level: 1, waiting: 1, deferred: 0, running: 0 },
+    { level: 1, waiting: 1, deferred: 0, running: 0, rule: 'no_worker', reason },
   ]);
   assert.equal(await admin.queues.clear(`${queue}:1`), 1);
 

@@ -174,6 +174,34 @@ test('NUL characters are refused where they can not be kept, and nothing else wi
   assertRefused(await f.admin('POST', '/v1/keys', { role: 'client', name: 'a\0b' }), 400, undefined, 'name');
 });
 
+test('half a surrogate pair is taken as U+FFFD wherever there is text', async () => {
+  const half = '\ud83d';
+  const queue = await f.queue();
+  const task = { queue, endpoint: CHAT, data: { half } };
+  const put = await f.tryPut({ ...task, trace_id: half, metadata: { [half]: half }, idempotency_key: `key${half}` });
+  assert.equal(put.status, 200, put.text);
+  const metadata = await f.client('GET', `/v1/queue/${put.json.data}`);
+  assert.deepEqual(metadata.json.metadata, { '\ufffd': '\ufffd' });
+  assert.equal((await f.client('POST', '/v1/queue/puts', { tasks: [{ ...task, metadata: { half } }] })).status, 200);
+  const taken = await f.takeOne(`${queue}:0`, { worker: { id: `w${half}`, name: half } });
+  const { task_id, attempt } = taken;
+  const release = { attempt, reason: half, delay_seconds: 0 };
+  assert.equal((await f.worker('POST', `/v1/queue/${task_id}/release`, release)).status, 200);
+  const again = await f.takeOne(`${queue}:0`);
+  assert.equal((await f.complete(again.task_id, { half }, { request_id: half })).status, 200);
+  const schedule = { name: half, cron: '* * * * * *', task: { ...task, metadata: { half } } };
+  const made = await f.client('POST', '/v1/schedules', schedule);
+  assert.equal(made.status, 200, made.text);
+  const ticked = await f.takeOne(`${queue}:0`);
+  assert.ok(ticked.task_id);
+  assert.equal((await f.client('DELETE', `/v1/schedules/${made.json.id}`)).status, 204);
+  const answers = [
+    await f.admin('POST', '/v1/keys', { role: 'client', name: half }),
+    await f.worker('POST', '/v1/channels', { endpoint: CHAT, model: half, queue }),
+  ];
+  for (const { status, text } of answers) assert.equal(status, 200, text);
+});
+
 test('a path that is no URL path is refused in the envelope', async () => {
   assertRefused(await f.client('GET', '/v1/queue/%ff/metadata'), 400, /path/);
 });

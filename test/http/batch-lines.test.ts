@@ -32,6 +32,18 @@ const written = (...lines: unknown[]) =>
   lines.map((one) => (typeof one === 'string' ? one : JSON.stringify(one))).join('\n');
 
 describe('the faults of an input', () => {
+  test('say where else a model is served', async () => {
+    const queue = await f.queue('/v1/embeddings');
+    await f.worker('POST', '/v1/channels', {
+      endpoint: '/v1/responses',
+      model: queue,
+      queue: await f.queue('/v1/responses'),
+    });
+    const { errors } = await steps.become((await create(jsonl([line('a', queue)]))).id, 'failed');
+    const message = `The provided model '${queue}' is not served at ${CHAT}, but at /v1/embeddings, /v1/responses.`;
+    assert.deepEqual(errors.data, [fault(1, 'model_not_found', message, 'body.model')]);
+  });
+
   test('are all told, in the order of the lines, which are counted as an editor does', async () => {
     const queue = await f.queue();
     const body = { model: queue, messages: [] };
@@ -371,6 +383,42 @@ test('a line that is tried in vain, cancelled alone or too late says so in the e
   for (const one of errors) assert.match(one.id, /^batch_req_[0-9a-f]{32}$/);
   const replay = await f.client('POST', `/v1/queue/${dead.task_id}/replay`);
   assert.equal(replay.status, 409, 'a line is not replayed by itself');
+});
+
+test('a line that dies with an answer of the model server has it as its response, in the file and in results', async () => {
+  const queue = await f.queue(CHAT, { max_attempts: 1, refusal_seconds: 0 });
+  const { id } = await create(jsonl(['a', 'b', 'c'].map((customId) => line(customId, queue))));
+  const [failed, refused, good] = [
+    await f.takeOne(`${queue}:1`),
+    await f.takeOne(`${queue}:1`),
+    await f.takeOne(`${queue}:1`),
+  ];
+  await f.worker(
+    'POST',
+    `/v1/queue/${failed.task_id}/release`,
+    '{"answer":{"status_code":500,"request_id":"up","body":{"error":{"message":"CUDA",\n"n":1.0}}}}',
+  );
+  await f.worker('POST', `/v1/queue/${refused.task_id}/release`, {
+    begun: false,
+    answer: { status_code: 429, body: { error: { message: 'slow down' } } },
+  });
+  await f.complete(good.task_id);
+  const done = await steps.become(id, 'completed');
+  assert.deepEqual(done.request_counts, { total: 3, completed: 1, failed: 2 });
+  const { errors } = await files(done);
+  const responses = errors.map(({ custom_id, response, error }) => [custom_id, response, error]);
+  assert.deepEqual(responses, [
+    ['a', { status_code: 500, request_id: 'up', body: { error: { message: 'CUDA', n: 1 } } }, null],
+    ['b', { status_code: 429, request_id: refused.task_id, body: { error: { message: 'slow down' } } }, null],
+  ]);
+  const results = (await f.client('GET', `/v1/batches/${id}/results`)).json.data;
+  assert.deepEqual(
+    results.slice(0, 2).map((one: Record<string, unknown>) => [one.custom_id, one.response, one.error]),
+    responses,
+  );
+  const again = await f.client('POST', `/v1/batches/${id}/retry_failed`);
+  assert.equal(again.status, 200, again.text);
+  assert.equal((await steps.become(again.json.id, 'in_progress')).request_counts.total, 2);
 });
 
 test('a line that is given back is tried again, and answered once', async () => {

@@ -352,7 +352,7 @@ test('an explanation says why a batch is where it is', async () => {
     running: 0,
     position: 0,
     eta_seconds: null,
-    reason: `no worker that says who it is takes from ${lane}`,
+    reason: `no worker takes from ${lane}`,
   });
   const task = await f.takeOne(lane);
   assert.deepEqual([(await explain(id)).waiting, (await explain(id)).running], [2, 1]);

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, describe, test } from 'node:test';
 import { createRecorder } from '../support/feed.ts';
-import { type Answer, until } from '../support/server.ts';
+import { readStream, type StreamAnswer } from '../support/read-stream.ts';
+import { until } from '../support/server.ts';
 import { assertOpenAiError, CHAT, fixture } from './fixture.ts';
 
 const f = fixture();
@@ -9,8 +10,8 @@ const psql = createRecorder(() => f.server.databaseUrl);
 after(psql.close);
 
 const RESPONSES = '/v1/responses';
-const ask = (path: string, body: object, options = {}): Promise<Answer> =>
-  f.client('POST', path, { stream: true, ...body }, options);
+const ask = (path: string, body: object, options = {}): Promise<StreamAnswer> =>
+  readStream(f.server, path, { stream: true, ...body }, { key: f.keys.client, ...options });
 
 /** A stream whose worker has taken its task. */
 async function begun(path = CHAT, settings: object = {}, options = {}) {
@@ -20,13 +21,15 @@ async function begun(path = CHAT, settings: object = {}, options = {}) {
   return { queue, answer, id: task.task_id as string };
 }
 
-/** The stream's error record, which comes last, and what came before. */
-function brokenOff(answer: Answer) {
+/** The error record of a stream that was cut, which comes last, and what came before. */
+function brokenOff(answer: StreamAnswer) {
   assert.equal(answer.status, 200);
-  const [before, record = ''] = answer.text.split(/\n\n(?=(?:event: error\n)?data: \{"error":)/);
+  assert.equal(answer.isWhole, false, 'it ends well');
+  const [before, record = ''] = answer.text.split(/\n\n(?=data: \{"error":|event: error\n)/);
   assert.ok(record.endsWith('\n\n'), answer.text);
   assert.ok(!answer.text.includes('[DONE]'), answer.text);
-  return { before, error: JSON.parse(record.slice(record.indexOf('{'))).error };
+  const told = JSON.parse(record.slice(record.indexOf('{')));
+  return { before, error: told.error ?? told };
 }
 
 describe('a streamed answer', { concurrency: true }, () => {
@@ -104,7 +107,7 @@ describe('a streamed answer', { concurrency: true }, () => {
     assert.equal(brokenOff(await late.answer).error.code, 'request_timeout');
   });
 
-  test('that fails in the middle ends with an error and without [DONE]', async () => {
+  test('that fails in the middle is cut after an error, without [DONE]', async () => {
     const failures: [object | null, string | null][] = [
       [{ error: { message: 'out of memory', type: 'server_error', param: null, code: 'oom', more: 1 } }, 'oom'],
       [{ detail: 'no envelope' }, 'worker_failed'],
@@ -118,9 +121,16 @@ describe('a streamed answer', { concurrency: true }, () => {
         const { before, error } = brokenOff(await answer);
         assert.match(before ?? '', /data: \{"n":1\}$/);
         assert.equal(error.code, code);
-        if (code === 'oom') assert.deepEqual(error, (body as { error: object }).error);
-        if (path === RESPONSES) assert.match((await answer).text, /\n\nevent: error\ndata: \{"error":/);
+        if (path === CHAT && code === 'oom') assert.deepEqual(error, (body as { error: object }).error);
+        if (path === CHAT) assert.deepEqual(Object.keys(error).slice(0, 4), ['message', 'type', 'param', 'code']);
+        else assert.deepEqual(Object.keys(error), ['type', 'code', 'message', 'param', 'sequence_number']);
       }
+    const withoutCode = await begun(RESPONSES);
+    await f.emit(withoutCode.id, 'chunk', { type: 'response.created', sequence_number: 6 });
+    const said = { error: { message: 'no', type: 'server_error', code: null } };
+    await f.complete(withoutCode.id, said, { status_code: 502 });
+    const told = { type: 'error', code: 'server_error', message: 'no', param: null, sequence_number: 7 };
+    assert.deepEqual(brokenOff(await withoutCode.answer).error, told);
     const cancelled = await begun();
     await f.emit(cancelled.id, 'chunk', 1);
     await f.client('POST', `/v1/queue/${cancelled.id}/cancel`);
@@ -129,6 +139,34 @@ describe('a streamed answer', { concurrency: true }, () => {
     await f.emit(dead.id, 'chunk', 1);
     await f.worker('POST', `/v1/queue/${dead.id}/release`);
     assert.equal(brokenOff(await dead.answer).error.code, 'attempts_exhausted');
+  });
+});
+
+describe('a streamed response', { concurrency: true }, () => {
+  const ends: [string, (id: string, queue: string) => Promise<unknown>][] = [
+    ['completes', (id) => f.complete(id, {})],
+    ['fails', (id) => f.complete(id, {}, { status_code: 502 })],
+    ['is cancelled', (id) => f.client('POST', `/v1/queue/${id}/cancel`)],
+    ['dies', (id) => f.worker('POST', `/v1/queue/${id}/release`, { answer: { status_code: 500, body: 1 } })],
+  ];
+  for (const type of ['response.completed', 'response.incomplete', 'response.failed'])
+    test(`whose last event was ${type} ends well and says no more, however its task ends`, async () => {
+      for (const [how, end] of ends) {
+        const { queue, answer, id } = await begun(RESPONSES, { max_attempts: 1 });
+        await f.emit(id, 'chunk', { type, response: {} });
+        await end(id, queue);
+        const { text, isWhole } = await answer;
+        assert.deepEqual([text, isWhole], [`event: ${type}\ndata: {"type":"${type}","response":{}}\n\n`, true], how);
+      }
+    });
+
+  test('that passed an error on as its last event is cut without another one', async () => {
+    const { answer, id } = await begun(RESPONSES);
+    const event = { type: 'error', code: 'c', message: 'm', param: null, sequence_number: 1 };
+    await f.emit(id, 'chunk', event);
+    await f.complete(id, { error: event }, { status_code: 502 });
+    const { text, isWhole } = await answer;
+    assert.deepEqual([text, isWhole], [`event: error\ndata: ${JSON.stringify(event)}\n\n`, false]);
   });
 });
 

@@ -53,8 +53,53 @@ describe('a request to a model', { concurrency: true }, () => {
       const body = { error: { message: 'no', type: 'mine', param: 'p', code: 'c', more: 1 } };
       await answerNext(queue, status, body);
       assert.deepEqual([(await answer).status, (await answer).json], [status, body]);
-      assert.equal((await answer).headers.get('x-should-retry'), null);
+      const { headers } = await answer;
+      assert.equal(headers.get('x-should-retry'), status === 500 ? 'false' : null);
+      assert.equal(headers.get('retry-after'), status === 429 ? '1' : null);
     });
+
+  test('gets the last answer of a model server in vain: its status and words, not to be repeated', async () => {
+    const body = { error: { message: 'CUDA out of memory', type: 'server_error', param: null, code: 'oom' } };
+    for (const stream of [false, true])
+      for (const status of [500, 502, 504, 408, 409]) {
+        const queue = await f.queue(CHAT, { live_attempts: 1 });
+        const answer = ask(CHAT, { model: queue, stream });
+        const { task_id: id } = await f.takeOne(`${queue}:0`);
+        await f.worker('POST', `/v1/queue/${id}/release`, { answer: { status_code: status, body } });
+        assert.deepEqual([(await answer).status, (await answer).json], [status, body]);
+        assert.equal((await answer).headers.get('x-should-retry'), 'false');
+        assert.equal((await answer).headers.get('retry-after'), null);
+      }
+  });
+
+  test('gets a refusal that lasts as it is, with when to come again', async () => {
+    const body = { error: { message: 'slow down', type: 'rate_limit_error', param: null, code: null } };
+    const inThirty = new Date(Date.now() + 30_000).toUTCString();
+    const servers = [f.server, await f.second()];
+    for (const [nth, [status, given, told]] of (
+      [
+        [429, '7', /^7$/],
+        [503, '0.2', /^1$/],
+        [429, '3600', /^59$/],
+        [503, inThirty, /^(2\d|30)$/],
+        [429, 'soon', /^1$/],
+        [503, undefined, /^1$/],
+      ] as const
+    ).entries()) {
+      const queue = await f.queue(CHAT, { live_refusal_seconds: 0 });
+      const server = servers[nth % 2] as typeof f.server;
+      const answer = server.request('POST', CHAT, { model: queue }, { key: f.keys.client });
+      const { task_id: id } = await f.takeOne(`${queue}:0`);
+      const headers = given === undefined ? undefined : { 'Retry-After': given };
+      await f.worker('POST', `/v1/queue/${id}/release`, {
+        begun: false,
+        answer: { status_code: status, body, headers },
+      });
+      assert.deepEqual([(await answer).status, (await answer).json], [status, body]);
+      assert.match((await answer).headers.get('retry-after') ?? '', told);
+      assert.equal((await answer).headers.get('x-should-retry'), null);
+    }
+  });
 
   test('goes where its channel says', async () => {
     const queue = await f.queue(EMBED);
@@ -77,8 +122,12 @@ describe('a request to a model', { concurrency: true }, () => {
 
   test('to a model that has no route is told so, and puts nothing', async () => {
     const embeds = await f.queue(EMBED);
-    for (const model of ['gpt-nothing', embeds]) {
-      const message = `The model '${model}' does not exist or you do not have access to it.`;
+    await f.worker('POST', '/v1/channels', { endpoint: EMBED, model: 'elsewhere', queue: embeds });
+    for (const model of ['gpt-nothing', embeds, 'elsewhere']) {
+      const message =
+        model === 'gpt-nothing'
+          ? `The model '${model}' does not exist or you do not have access to it.`
+          : `The model '${model}' is not served at ${CHAT}, but at ${EMBED}.`;
       for (const stream of [false, true])
         assertOpenAiError(await ask(CHAT, { model, stream }), 404, 'model_not_found', message);
     }

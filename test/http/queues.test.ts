@@ -8,6 +8,9 @@ const f = fixture();
 const DEFAULTS = {
   lease_seconds: 600,
   max_attempts: 3,
+  live_attempts: 2,
+  live_refusal_seconds: 30,
+  refusal_seconds: 900,
   max_depth: null,
   max_running: null,
   aging_seconds: 0,
@@ -61,6 +64,9 @@ test('settings out of range are refused, by path', async () => {
     [{ lease_seconds: 86_401 }, 'lease_seconds'],
     [{ max_attempts: 0 }, 'max_attempts'],
     [{ max_attempts: 101 }, 'max_attempts'],
+    [{ live_attempts: 0 }, 'live_attempts'],
+    [{ live_refusal_seconds: 86_401 }, 'live_refusal_seconds'],
+    [{ refusal_seconds: -1 }, 'refusal_seconds'],
     [{ retry: { factor: 0 } }, 'retry.factor'],
     [{ retry: { jitter: 'yes' } }, 'retry.jitter'],
     [{ retry: { initial_seconds: -1 } }, 'retry.initial_seconds'],
@@ -132,8 +138,15 @@ test('the list has every queue with its levels', async () => {
       endpoint: CHAT,
       ...DEFAULTS,
       levels: [
-        { level: 0, waiting: 1, deferred: 0, running: 0 },
-        { level: 3, waiting: 1, deferred: 0, running: 1 },
+        {
+          level: 0,
+          waiting: 1,
+          deferred: 0,
+          running: 0,
+          rule: 'no_worker',
+          reason: `no worker takes from ${queue}:0`,
+        },
+        { level: 3, waiting: 1, deferred: 0, running: 1, rule: null, reason: null },
       ],
     },
   );
@@ -149,6 +162,8 @@ test('stats tell a lane, and backlog the bare number that waits', async () => {
     oldest_waiting_ms: null,
     total_put_cnt: 0,
     total_completed_cnt: 0,
+    rule: null,
+    reason: null,
   };
   assert.deepEqual(empty, { queue, level: 5, ...none });
   assert.equal((await f.worker('GET', `/v1/queue/${queue}:5/backlog`)).text, '0');
@@ -158,7 +173,8 @@ test('stats tell a lane, and backlog the bare number that waits', async () => {
   await f.complete(ids[0] as string);
   const { oldest_waiting_ms, ...stats } = (await f.worker('GET', `/v1/queue/${queue}:0/stats`)).json;
   const { oldest_waiting_ms: _, ...zero } = none;
-  assert.deepEqual(stats, { ...zero, queue, level: 0, waiting: 2, total_put_cnt: 3, total_completed_cnt: 1 });
+  const why = { rule: 'no_worker', reason: `no worker takes from ${queue}:0` };
+  assert.deepEqual(stats, { ...zero, ...why, queue, level: 0, waiting: 2, total_put_cnt: 3, total_completed_cnt: 1 });
   assert.ok(oldest_waiting_ms >= 0 && oldest_waiting_ms < 60_000, 'an age');
   assert.equal((await f.worker('GET', `/v1/queue/${queue}:0/backlog`)).text, '2');
 

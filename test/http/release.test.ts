@@ -262,8 +262,6 @@ describe('a release', { concurrency: true }, () => {
       [{ delay_seconds: -1 }, 'delay_seconds'],
       [{ delay_seconds: 31_622_401 }, 'delay_seconds'],
       [{ delay_seconds: '1' }, 'delay_seconds'],
-      [{ reason: 'x'.repeat(513) }, 'reason'],
-      [{ reason: 'a\0b' }, 'reason'],
       [{ reason: 1 }, 'reason'],
       [{ attempt: 0 }, 'attempt'],
       [{ attempt: '1' }, 'attempt'],

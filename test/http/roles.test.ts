@@ -29,6 +29,7 @@ const ROUTES: Row[] = [
   ['DELETE', '/v1/dead?queue=nowhere', CLIENT, 404],
   ['GET', `/v1/queue/${NO_SUCH_TASK}`, BOTH, 404],
   ['GET', `/v1/queue/${NO_SUCH_TASK}/events`, BOTH, 404],
+  ['GET', `/v1/queue/${NO_SUCH_TASK}/explain`, BOTH, 404],
   ['GET', '/v1/tasks', BOTH, 200],
   ['POST', '/v1/queue/events', WORKER, 400, {}],
   ['GET', '/v1/queue/eventbus', BOTH, 200],

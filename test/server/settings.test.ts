@@ -149,4 +149,15 @@ describe('a setting does what it says:', () => {
     await psql.query('commit');
     for (const answer of await Promise.all(asked)) assert.equal(answer.status, 200);
   });
+
+  test('TASKLANE_DATABASE_SECONDS is how long a call may take; then it is a 503, and the next one goes on', async (t) => {
+    const { psql, start } = await ownDatabase(t);
+    const server = await start({ env: { TASKLANE_DATABASE_SECONDS: '1', TASKLANE_LOG_LEVEL: 'silent' } });
+    await psql.query('begin; lock table tasklane.queue in access exclusive mode');
+    const refused = await server.request('GET', '/v1/queues');
+    assert.equal(refused.status, 503);
+    assert.equal(refused.headers.get('retry-after'), '1');
+    await psql.query('rollback');
+    assert.equal((await server.request('GET', '/v1/queues')).status, 200);
+  });
 });

@@ -397,6 +397,8 @@ test('an explanation says how many lines wait, who is ahead, and why', async () 
   const second = await batches.start(many(2));
   await batches.topUp();
   const explain = async (id: bigint) => (await db.rows('select * from tasklane.explain_batch($1)', [id]))[0];
+  assert.equal((await explain(first))?.reason, `no worker takes from ${lane}`);
+  await db.run(`select tasklane.see_workers(array['w'], array[null], array[null], array['["${lane}"]'])`);
   assert.match((await explain(first))?.reason, /^it shares .* with 1 other batches/);
   assert.deepEqual(
     [

@@ -16,8 +16,11 @@ const BOUND = {
   sweep: 150,
   extend: 150,
   release: 250,
+  refuse: 350,
   'take back': 250,
   priority: 300,
+  // it counts up to ten thousand others, and looks at the last that ended
+  explain: 2500,
 };
 const STRATEGIES = ['fifo', 'round_robin', 'active_passive', 'sequential'];
 const QUEUES = ['q1', 'q2', 'q3', 'q4'];
@@ -63,6 +66,7 @@ async function callAll(session: Session, hints?: Hints): Promise<void> {
         await session.complete(taken.length > 0 ? taken : [{ id: 1n }]);
       }
   const { id } = await session.putOne({ queue: 'q1' });
+  await session.rows('select * from tasklane.explain_task($1::bigint)', [id]);
   await session.cancel([id]);
   await session.state(id);
   await session.rows('select * from tasklane.return_tasks(array[1], array[1])');
@@ -188,6 +192,20 @@ function guard(session: Session, hints: Hints): void {
         ]),
       ));
 
+  test('so does one that is refused again', () =>
+    assertBounded('refuse', async () => {
+      const id = await running();
+      const refuse = `select * from tasklane.release_tasks(array[$1::bigint], null, array[3600], null, array[false], array[429], array[null],
+        array['{}'], array[null])`;
+      await session.run(refuse, [id]);
+      await session.run('update tasklane.deferred set run_at = now() where id = $1', [id]);
+      await session.run('select tasklane.sweep_due()');
+      await session.take(LANES, hints);
+      const count = await touched(session, refuse, [id]);
+      assert.equal(await session.value('select refusals from tasklane.task_attempt where id = $1', [id]), 2);
+      return count;
+    }));
+
   test('so does changing the priority of a waiting task', () =>
     assertBounded('priority', async () =>
       touched(session, 'select * from tasklane.set_priorities(array[$1::bigint], array[4])', [await waiting()]),
@@ -240,12 +258,31 @@ function guard(session: Session, hints: Hints): void {
   }
 }
 
+/** It has no hints: what is dead at the head of a lane and held by a snapshot, it walks over. */
+function guardExplain(session: Session, hints: Hints): void {
+  const tasks = {
+    waiting: async () => (await session.putOne({ queue: 'q3' })).id,
+    running: async () => (await session.takeOne(LANES, hints)).id,
+  };
+  for (const [state, task] of Object.entries(tasks))
+    test(`so does explaining a ${state} task`, () =>
+      assertBounded('explain', async () =>
+        touched(session, 'select * from tasklane.explain_task($1::bigint)', [await task()]),
+      ));
+}
+
 // In no partition but the default one, which was empty when plans were made.
 describe('with 1,000 waiting tasks of a day that has no partition', async () => {
   const { early, late, holder, hints } = await prepare(1000, 0, 'yesterday');
   await holder.run('rollback');
-  describe('in a session that began on empty tables', () => guard(early, hints));
-  describe('in a session that began on full ones', () => guard(late, hints));
+  for (const [began, session] of [
+    ['empty tables', early],
+    ['full ones', late],
+  ] as const)
+    describe(`in a session that began on ${began}`, () => {
+      guard(session, hints);
+      guardExplain(session, hints);
+    });
 });
 
 describe('with 5,000 queues and 20,000 tenants more than when plans were made', async () => {
@@ -259,8 +296,14 @@ describe('with 5,000 queues and 20,000 tenants more than when plans were made', 
   await db.run(
     "insert into tasklane.tenant (tenant, callback_secret) select 'more' || n, '' from generate_series(1, 20000) n",
   );
-  describe('in a session that began on empty tables', () => guard(early, hints));
-  describe('in a session that began on full ones', () => guard(late, hints));
+  for (const [began, session] of [
+    ['empty tables', early],
+    ['full ones', late],
+  ] as const)
+    describe(`in a session that began on ${began}`, () => {
+      guard(session, hints);
+      guardExplain(session, hints);
+    });
 });
 
 describe('with 1,000,000 waiting tasks behind 100,000 dead ones', async () => {
@@ -277,8 +320,14 @@ describe('with 1,000,000 waiting tasks behind 100,000 dead ones', async () => {
 
   describe('and no snapshot', () => {
     test('which has ended', () => holder.run('rollback'));
-    describe('in a session that began on empty tables', () => guard(early, hints));
-    describe('in a session that began on full ones', () => guard(late, hints));
+    for (const [began, session] of [
+      ['empty tables', early],
+      ['full ones', late],
+    ] as const)
+      describe(`in a session that began on ${began}`, () => {
+        guard(session, hints);
+        guardExplain(session, hints);
+      });
   });
 
   describe('and statistics of them all', () => {

@@ -1,6 +1,8 @@
 import { type Command, Option } from 'commander';
+import type { Client } from '../../client.ts';
 import type { Task, TaskFilter, TaskStatus } from '../../types.ts';
 import { formatOption, given, integer, STATUSES } from '../arguments.ts';
+import { lanesOf, showCauses } from '../causes.ts';
 import type { Context } from '../context.ts';
 import type { Act } from '../families.ts';
 import type { Column, Output } from '../output.ts';
@@ -53,11 +55,24 @@ async function list({ client, out, signal }: Context, options: Options): Promise
   await out.either({ data: tasks, has_more: more }, async () => {
     if (tasks.length === 0) return out.print('No tasks found');
     await showTasks(out, tasks);
+    await showWhy(client, out, tasks);
     out.print(
       `\nTotal: ${tasks.length} task${tasks.length === 1 ? '' : 's'}${more ? ', and there are more (--limit, --offset)' : ''}`,
     );
   });
 }
+
+/** What keeps those that have not ended, lane by lane. */
+async function showWhy(client: Client, out: Output, tasks: readonly Task[]): Promise<void> {
+  const open = new Set(tasks.filter(({ status }) => OPEN.has(status)).map(({ queue, level }) => `${queue}:${level}`));
+  if (open.size === 0) return;
+  const lanes = lanesOf(await client.queues.list());
+  showCauses(
+    out,
+    lanes.filter(({ queue, level }) => open.has(`${queue}:${level}`)),
+  );
+}
+const OPEN: ReadonlySet<string> = new Set(['waiting', 'deferred', 'running']);
 
 const COLUMNS: readonly Column[] = [
   { head: 'ID' },

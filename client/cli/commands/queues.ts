@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import type { QueueSettings } from '../../types.ts';
 import { given, integer, seconds } from '../arguments.ts';
+import { lanesOf, showCauses } from '../causes.ts';
 import type { Context } from '../context.ts';
 import { usage } from '../failure.ts';
 import type { Act } from '../families.ts';
@@ -68,6 +69,9 @@ export function define(command: Command, act: Act): void {
 type SettingOptions = {
   lease?: number;
   maxAttempts?: number;
+  liveAttempts?: number;
+  liveRefusal?: number;
+  refusal?: number;
   retryInitial?: number;
   retryFactor?: number;
   retryMax?: number;
@@ -88,6 +92,9 @@ function withSettings(command: Command): Command {
   return command
     .option('--lease <seconds>', 'how long a worker has a task, unless it says so itself', integer(1, 86_400))
     .option('--max-attempts <n>', 'how often a task may be tried', integer(1, 100))
+    .option('--live-attempts <n>', 'the same for a live task whose client waits', integer(1, 100))
+    .option('--live-refusal <seconds>', 'how long a live task may be refused', integer(0, 86_400))
+    .option('--refusal <seconds>', 'how long any other task may be refused', integer(0, 2_592_000))
     .option('--retry-initial <seconds>', 'pause before the second attempt', seconds)
     .option('--retry-factor <factor>', 'by which it grows from attempt to attempt', seconds)
     .option('--retry-max <seconds>', 'the longest pause', seconds)
@@ -110,6 +117,9 @@ function settingsOf(options: SettingOptions): QueueSettings {
   return given({
     lease_seconds: options.lease,
     max_attempts: options.maxAttempts,
+    live_attempts: options.liveAttempts,
+    live_refusal_seconds: options.liveRefusal,
+    refusal_seconds: options.refusal,
     retry: Object.keys(retry).length > 0 ? retry : undefined,
     max_depth: limitOf(options.maxDepth),
     max_running: limitOf(options.maxRunning),
@@ -128,20 +138,24 @@ async function list({ client, out }: Context): Promise<void> {
       LANES.slice(0, 5),
       laneRows(queues).map((row) => row.slice(0, 5)),
     );
+    showCauses(out, lanesOf(queues));
   });
 }
+
+const COUNTS = LANES.filter(({ head }) => ['LANE', 'WAITING', 'DEFERRED', 'RUNNING'].includes(head));
 
 async function show({ client, out }: Context, name: string): Promise<void> {
   const queue = await client.queues.get(name);
   const { retry } = queue;
   const limited = (value: number | null) => value ?? 'no limit';
-  await out.either(queue, () =>
+  await out.either(queue, async () => {
     out.fields([
       ['Queue', queue.queue],
       ['Endpoint', queue.endpoint],
       ['Paused', queue.paused ? 'yes' : 'no'],
       ['Lease', `${queue.lease_seconds}s`],
-      ['Attempts', queue.max_attempts],
+      ['Attempts', `${queue.max_attempts}, live ${queue.live_attempts}`],
+      ['Refusals', `for ${queue.refusal_seconds}s, live ${queue.live_refusal_seconds}s`],
       [
         'Retry',
         `after ${retry.initial_seconds}s, x ${retry.factor}, at most ${retry.max_seconds}s${retry.jitter ? ', jittered' : ''}`,
@@ -151,8 +165,16 @@ async function show({ client, out }: Context, name: string): Promise<void> {
       ['Max completed', limited(queue.max_completed_tasks)],
       ['Aging', queue.aging_seconds === 0 ? 'off' : `${queue.aging_seconds}s`],
       ['Retention', `${queue.retention_seconds}s`],
-    ]),
-  );
+    ]);
+    const shown = (await client.queues.list()).filter((one) => one.queue === name && one.levels.length > 0);
+    if (shown.length === 0) return;
+    out.print('');
+    await out.table(
+      COUNTS,
+      lanesOf(shown).map((lane) => [`${name}:${lane.level}`, lane.waiting, lane.deferred, lane.running]),
+    );
+    showCauses(out, lanesOf(shown));
+  });
 }
 
 async function register(

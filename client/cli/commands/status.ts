@@ -1,12 +1,13 @@
 import type { Command } from 'commander';
 import { PermissionDeniedError } from '../../errors.ts';
-import type { Task } from '../../types.ts';
+import type { Attempt, Task } from '../../types.ts';
 import { answerText } from '../answer-text.ts';
 import { formatOption } from '../arguments.ts';
+import { lanesOf, showCauses } from '../causes.ts';
 import type { Context } from '../context.ts';
 import type { Act } from '../families.ts';
 import { LANES, laneRows } from '../lanes.ts';
-import { exactly } from '../times.ts';
+import { exactly, span } from '../times.ts';
 import { colouredStatus } from './list.ts';
 import { showWorkers } from './workers.ts';
 
@@ -37,6 +38,7 @@ async function showQueues({ client, out }: Context): Promise<void> {
       return out.print('No queues. Register one: tasklane queues register NAME --endpoint /v1/chat/completions');
     out.print(out.paint('bold', 'Queue statistics'));
     await out.table(LANES, laneRows(queues, stats));
+    showCauses(out, lanesOf(queues));
     if (!workers) return;
     out.print(`\n${out.paint('bold', 'Workers')}`);
     await showWorkers(out, workers);
@@ -50,11 +52,15 @@ const preview = (text: string): string => {
 };
 
 async function showTask({ client, out }: Context, id: string): Promise<void> {
-  const task = await client.get(id);
-  await out.either(task, async () => {
+  const [task, explanation] = await Promise.all([client.get(id), client.explain(id)]);
+  const { position, eta_seconds: eta } = explanation;
+  await out.either({ ...task, explanation }, async () => {
     out.fields([
       ['Task', task.task_id],
       ['Status', colouredStatus(out, task.status)],
+      ['Why', explanation.reason],
+      ['Ahead of it', position],
+      ['May begin in', eta === null ? undefined : span(eta)],
       ['Queue', `${task.queue}, level ${task.level}`],
       ['Endpoint', task.endpoint],
       ['Model', task.data?.model],
@@ -79,6 +85,8 @@ async function showTask({ client, out }: Context, id: string): Promise<void> {
   });
 }
 
+const reasonOf = ({ reason, refusals }: Attempt) => (refusals ? `refused ${refusals}×: ${reason}` : reason);
+
 async function showAttempts(out: Context['out'], { attempts = [] }: Task): Promise<void> {
   if (attempts.length === 0) return;
   out.print('');
@@ -92,6 +100,6 @@ async function showAttempts(out: Context['out'], { attempts = [] }: Task): Promi
   const time = (ms: number) => (ms ? new Date(ms).toISOString().slice(0, 19) : undefined);
   await out.table(
     columns,
-    attempts.map((one) => [one.attempt, one.worker, time(one.taken_at), time(one.ended_at), one.reason]),
+    attempts.map((one) => [one.attempt, one.worker, time(one.taken_at), time(one.ended_at), reasonOf(one)]),
   );
 }

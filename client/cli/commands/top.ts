@@ -1,14 +1,11 @@
 import type { Command } from 'commander';
 import type { Client } from '../../client.ts';
 import { sleep } from '../../http.ts';
-import type { Batch, LaneStats, WorkerInfo } from '../../types.ts';
 import { integer } from '../arguments.ts';
 import type { Context } from '../context.ts';
+import { failureOf } from '../failure.ts';
 import type { Act } from '../families.ts';
-import { type Column, type Output, renderTable } from '../output.ts';
-import { span } from '../times.ts';
-import { colouredStatus } from './list.ts';
-import { WORKERS, workerRow } from './workers.ts';
+import { bodyLines, fitted, headLines, type Look, type Silence } from '../top-frame.ts';
 
 type Options = { once?: true; interval: number };
 
@@ -18,21 +15,19 @@ export function define(command: Command, act: Act): void {
     .option('--interval <seconds>', 'between looks', integer(1, 3600), 1)
     .addHelpText(
       'after',
-      '\nq or Ctrl-C ends it. It needs a key of role worker or admin; batches are shown to an admin.',
+      '\nup, down, PgUp and PgDn scroll; q or Ctrl-C ends it. ! marks what is wrong.\nIt needs a key of role worker or admin; batches are shown to an admin.',
     )
     .action(act(top));
 }
 
-/** What is looked at, at one moment. */
-type Look = { at: number; lanes: LaneStats[]; workers: WorkerInfo[]; batches: Batch[] };
-
-async function look(client: Client): Promise<Look> {
+async function look(client: Client, signal?: AbortSignal): Promise<Look> {
+  const options = signal ? { signal } : {};
   const [lanes, workers, { data }] = await Promise.all([
-    client.stats(),
-    client.workers.list(),
+    client.stats(options),
+    client.workers.list(options),
     // Of a worker's key: it has none of its own, and sees those of nobody.
     client.batches
-      .list({ limit: 20 })
+      .list({ limit: 20 }, options)
       .page()
       .catch((error) => {
         if (error.status === 403) return { data: [] };
@@ -43,94 +38,93 @@ async function look(client: Client): Promise<Look> {
 }
 
 const ENDED: ReadonlySet<string> = new Set(['failed', 'completed', 'expired', 'cancelled']);
+/** A look that takes longer is none. */
+const LATE_MS = 5000;
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 async function top(context: Context, { once, interval }: Options): Promise<void> {
-  const { out } = context;
-  const client = await context.patient();
+  const { out, client } = context;
+  const { url } = context.config;
   const first = await look(client);
   if (out.json) return out.data({ lanes: first.lanes, workers: first.workers, batches: first.batches });
-  if (once || !process.stdout.isTTY) return void out.print(await frame(out, context.config.url, first));
+  if (once || !process.stdout.isTTY) {
+    const width = process.stdout.columns ?? 80;
+    const lines = [
+      ...headLines(out, url, first, undefined, width),
+      '',
+      ...(await bodyLines(out, first, undefined, width)),
+    ];
+    return out.print(lines.join('\n'));
+  }
   const { createLogUpdate } = await import('log-update');
   const screen = createLogUpdate(process.stdout);
   const leaving = new AbortController();
   const leave = () => leaving.abort();
-  const onKey = (key: Buffer) => {
-    if (key.includes('q') || key.includes('\u0003')) leave();
+  let before: Look | undefined;
+  let now = first;
+  let silence: Silence | undefined;
+  let from = 0;
+  let room = 1;
+  let body: string[] = [];
+
+  const draw = () => {
+    if (leaving.signal.aborted) return;
+    const { columns = 80, rows = 24 } = process.stdout;
+    const shown = fitted(headLines(out, url, now, silence, columns), body, from, rows - 1);
+    from = shown.at;
+    room = shown.room;
+    screen(shown.lines.join('\n'));
   };
+  const lay = async () => {
+    body = await bodyLines(out, now, before, process.stdout.columns ?? 80);
+    draw();
+  };
+  const onKey = (key: Buffer) => {
+    const text = key.toString();
+    if (text.includes('q') || text.includes('\u0003')) return leave();
+    from += scrolled(text, room);
+    draw();
+  };
+  const onResize = () => void lay();
+
   const raw = process.stdin.isTTY;
   if (raw) process.stdin.setRawMode(true).on('data', onKey).resume();
+  process.stdout.on('resize', onResize);
   // Not once: restoring the cursor ends the process where nobody listens to the signal any more.
   for (const signal of SIGNALS) process.on(signal, leave);
+  const clock = setInterval(draw, 1000);
   try {
-    for (let before: Look | undefined, now = first; !leaving.signal.aborted; ) {
-      const height = (process.stdout.rows ?? 24) - 1;
-      const lines = (await frame(out, context.config.url, now, before)).split('\n');
-      screen(lines.slice(0, height).join('\n'));
+    while (!leaving.signal.aborted) {
+      await lay();
       await sleep(interval * 1000, leaving.signal).catch(() => undefined);
       if (leaving.signal.aborted) break;
-      before = now;
-      now = await look(client);
+      try {
+        const next = await look(client, AbortSignal.any([leaving.signal, AbortSignal.timeout(LATE_MS)]));
+        before = now;
+        now = next;
+        silence = undefined;
+      } catch (error) {
+        silence = { since: silence?.since ?? now.at, why: reasonOf(error) };
+      }
     }
   } finally {
+    clearInterval(clock);
     screen.done();
     for (const signal of SIGNALS) process.off(signal, leave);
+    process.stdout.off('resize', onResize);
     if (raw) process.stdin.setRawMode(false).off('data', onKey).pause();
   }
 }
 
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-const LANES: readonly Column[] = [
-  { head: 'LANE', cut: true },
-  { head: 'WAITING', right: true },
-  { head: 'DEFERRED', right: true },
-  { head: 'RUNNING', right: true },
-  { head: 'OLDEST', right: true },
-  { head: 'IN/S', right: true },
-  { head: 'OUT/S', right: true },
-];
-const BATCHES: readonly Column[] = [
-  { head: 'BATCH' },
-  { head: 'STATUS' },
-  { head: 'DONE', right: true },
-  { head: 'FAILED', right: true },
-  { head: 'TOTAL', right: true },
-];
+/** By how many lines keys scroll: arrows and page keys as terminals send them, and those of vi. */
+function scrolled(keys: string, page: number): number {
+  const steps: Record<string, number> = { A: -1, k: -1, B: 1, j: 1, '5~': -page, '6~': page, ' ': page };
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is how keys are sent
+  const found = keys.matchAll(/\u001b[[O](A|B|5~|6~)|[jk ]/g);
+  return [...found].reduce((sum, [key, escaped]) => sum + (steps[escaped ?? key] ?? 0), 0);
+}
 
-/** Rates come from what the totals were at the look before. */
-async function frame(out: Output, url: string, now: Look, before?: Look): Promise<string> {
-  const width = process.stdout.columns ?? 80;
-  const seconds = before ? (now.at - before.at) / 1000 : 0;
-  const rate = (lane: LaneStats, of: 'total_put_cnt' | 'total_completed_cnt') => {
-    const was = before?.lanes.find(({ queue, level }) => queue === lane.queue && level === lane.level);
-    return was && seconds > 0 ? ((Number(lane[of]) - Number(was[of])) / seconds).toFixed(1) : '-';
-  };
-  const busiest = now.lanes.toSorted((a, b) => b.running + b.waiting - a.running - a.waiting);
-  const lanes = busiest.map((lane) => [
-    `${lane.queue}:${lane.level}`,
-    lane.waiting,
-    lane.deferred,
-    lane.running,
-    lane.oldest_waiting_ms === null ? undefined : span(lane.oldest_waiting_ms / 1000),
-    rate(lane, 'total_put_cnt'),
-    rate(lane, 'total_completed_cnt'),
-  ]);
-  const sum = (of: 'waiting' | 'running') => now.lanes.reduce((total, lane) => total + Number(lane[of]), 0);
-  const parts = [
-    `${out.paint('bold', 'tasklane top')}  ${url}  ${sum('waiting')} waiting, ${sum('running')} running, ${now.workers.length} workers  ${new Date(now.at).toISOString().slice(11, 19)}`,
-    lanes.length > 0 ? await renderTable(LANES, lanes, width) : 'No lanes',
-  ];
-  if (now.workers.length > 0) parts.push(await renderTable(WORKERS, now.workers.slice(0, 10).map(workerRow), width));
-  if (now.batches.length > 0) {
-    const rows = now.batches
-      .slice(0, 10)
-      .map(({ id, status, request_counts: { completed, failed, total } }) => [
-        id,
-        colouredStatus(out, status),
-        completed,
-        failed,
-        total,
-      ]);
-    parts.push(await renderTable(BATCHES, rows, width));
-  }
-  return parts.join('\n\n');
+function reasonOf(error: unknown): string {
+  if (error instanceof DOMException && error.name === 'TimeoutError') return `it took longer than ${LATE_MS / 1000}s`;
+  return failureOf(error).message.replace(/^no answer from \S+: /, '');
 }

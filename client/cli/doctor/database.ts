@@ -1,11 +1,14 @@
 import { readdir } from 'node:fs/promises';
 import type { Client } from 'pg';
 import { span } from '../times.ts';
+import { blockedSessions, disk } from './blocked.ts';
 import { type Check, ok, problem, warning } from './check.ts';
 
 const OLDEST_POSTGRES = 15;
 const CONNECT_MS = 5000;
 const NOTIFY_MS = 3000;
+/** A look that takes longer waits for something. */
+const LOOK_MS = 5000;
 const CLOCK_SECONDS = 2;
 const LONG_SECONDS = 300;
 const DEAD_ROWS = 100_000;
@@ -19,11 +22,14 @@ export async function checkDatabase(url: string): Promise<Check[]> {
     const client = new pg.Client({
       connectionString: url,
       connectionTimeoutMillis: CONNECT_MS,
+      query_timeout: LOOK_MS,
       application_name: 'tasklane doctor',
     });
     // Without a listener a connection that breaks would end the process.
     client.on('error', () => undefined);
     await client.connect();
+    // Poolers refuse these when they come with the connection.
+    await client.query("select set_config('lock_timeout', '2s', false), set_config('statement_timeout', '4s', false)");
     return client;
   };
   let database: Client;
@@ -32,26 +38,54 @@ export async function checkDatabase(url: string): Promise<Check[]> {
   } catch (error) {
     return [problem('database', (error as Error).message, 'is the URL right, and does Postgres run?')];
   }
+  const looks: (() => Promise<Check | undefined | Check[]>)[] = [
+    () => version(database),
+    () => blockedSessions(database),
+    () => disk(database),
+    () => settings(database),
+    () => connections(database),
+    () => notify(database, connect),
+    () => clock(database),
+    () => migrations(database),
+    () => vacuum(database),
+    () => holders(database),
+    () => notificationQueue(database),
+    () => defaultPartitions(database),
+  ];
+  const checks: Check[] = [];
   try {
-    const checks = [
-      await version(database),
-      ...(await settings(database)),
-      await connections(database),
-      await notify(database, connect),
-      await clock(database),
-      await migrations(database),
-      ...(await vacuum(database)),
-      ...(await holders(database)),
-      await notificationQueue(database),
-      await defaultPartitions(database),
-    ];
-    return checks.filter((check) => check !== undefined);
+    for (const look of looks) {
+      const found = await look().catch((error: Error & { code?: string }) => {
+        // With a code it is the look that failed, not the connection.
+        if (error.code === undefined) throw error;
+        return problem(
+          'database',
+          error.message,
+          ADVICE[error.code] ?? 'it could not be looked at: does this user own it?',
+        );
+      });
+      checks.push(...[found ?? []].flat());
+    }
   } catch (error) {
-    return [problem('database', (error as Error).message, 'it could not be looked at: does this user own it?')];
+    checks.push(
+      problem(
+        'database',
+        (error as Error).message,
+        'it does not answer: does Postgres run, and does the way to it work?',
+      ),
+    );
   } finally {
     await database.end().catch(() => undefined);
   }
+  return checks;
 }
+
+const ADVICE: Record<string, string> = {
+  '55P03': 'a session holds a table of it: see the blocked sessions',
+  '57014': 'it takes too long: see the blocked sessions, and how busy Postgres is',
+  '42883': 'start a server of this version: it brings the database up to date',
+  '3F000': 'start a server of this version: it brings the database up to date',
+};
 
 async function version(database: Client): Promise<Check> {
   const [row] = await rows<{ number: number; text: string }>(
@@ -124,6 +158,8 @@ async function notify(listener: Client, connect: () => Promise<Client>): Promise
   const speaker = await connect();
   try {
     await listener.query('listen tasklane_doctor');
+    // A standby that is away is told elsewhere.
+    await speaker.query('set synchronous_commit = local');
     const began = performance.now();
     await speaker.query('notify tasklane_doctor');
     if ((await Promise.race([heard, late])) === 'late') return problem('notify', 'LISTEN hears nothing', advice);
@@ -132,8 +168,8 @@ async function notify(listener: Client, connect: () => Promise<Client>): Promise
     return problem('notify', (error as Error).message, advice);
   } finally {
     clearTimeout(timer);
-    await speaker.end();
-    await listener.query('unlisten tasklane_doctor');
+    await speaker.end().catch(() => undefined);
+    await listener.query('unlisten tasklane_doctor').catch(() => undefined);
   }
 }
 

@@ -1,6 +1,7 @@
 import type { Client } from '../../client.ts';
 import { ApiError, codeOf } from '../../errors.ts';
 import { type Check, ok, problem, warning } from './check.ts';
+import { lookAtLanes, tryTask } from './work.ts';
 
 const CLOCK_SECONDS = 5;
 const ANSWER_MS = 10_000;
@@ -18,7 +19,7 @@ export async function checkServer(client: Client, version: string): Promise<Chec
     return [problem('server', `no answer from ${client.baseUrl}: ${why}`, advice), node];
   }
   const ended = Date.now();
-  return [
+  const checks = [
     reply.ok
       ? ok('server', `${client.baseUrl} is up, and answers in ${ended - began} ms`)
       : problem(
@@ -26,11 +27,46 @@ export async function checkServer(client: Client, version: string): Promise<Chec
           `${client.baseUrl} answers ${reply.status}`,
           'it can not reach its database: look at its log',
         ),
+    ...(await writes(client)),
     node,
     clock(reply.headers.get('date'), began, ended),
     await versions(client, version),
-    await key(client),
   ];
+  const { role, check } = await key(client);
+  checks.push(check);
+  if (role === 'admin') {
+    checks.push(await tryTask(client));
+    checks.push(...(await lookAtLanes(client).catch((error: Error) => [problem('lanes', error.message, LATER)])));
+  }
+  return checks;
+}
+const LATER = 'see the other problems first, then look again';
+
+/** What to do for what a server says that it is not ready for. */
+const REMEDIES: readonly (readonly [RegExp, string])[] = [
+  [/held by pid (\d+)/, 'if it was forgotten: select pg_terminate_backend($1);'],
+  [/standby/, 'start it, or take it out of synchronous_standby_names'],
+  [/disk/, 'make room beside the database'],
+  [/read-only/, 'it may be the standby now: lead DATABASE_URL to the primary'],
+  [/refuses the/, "set the password in the server's DATABASE_URL, and start it again"],
+  [/no connection left/, 'raise max_connections, or lower TASKLANE_MAX_CONNECTIONS'],
+  [/refused|no answer|unknown/, 'does Postgres run, and does the way to it work?'],
+];
+
+/** Whether a put would be written; nothing of servers that do not tell. */
+async function writes(client: Client): Promise<Check[]> {
+  try {
+    const reply = await fetch(`${client.baseUrl}/health/ready`, { signal: AbortSignal.timeout(ANSWER_MS) });
+    const { reason = `answers ${reply.status}` } = (await reply.json().catch(() => ({}))) as { reason?: string };
+    if (reply.ok) return [ok('writes', 'go through')];
+    if (reply.status !== 503) return [];
+    const [pattern, remedy] = REMEDIES.find(([one]) => one.test(reason)) ?? [];
+    return [
+      problem('writes', reason, remedy?.replace('$1', pattern?.exec(reason)?.[1] ?? '') ?? "look at the server's log"),
+    ];
+  } catch (error) {
+    return [problem('writes', (error as Error).message, "look at the server's log")];
+  }
 }
 
 /** `Date` has whole seconds, so a second is no difference. */
@@ -46,7 +82,7 @@ function clock(date: string | null, began: number, ended: number): Check {
 
 async function versions(client: Client, version: string): Promise<Check> {
   const { info } = await client
-    .request<{ info?: { version?: string } }>('GET', '/openapi.json')
+    .request<{ info?: { version?: string } }>('GET', '/openapi.json', limit())
     .catch(() => ({ info: undefined }));
   const theirs = info?.version;
   if (theirs === undefined)
@@ -59,8 +95,10 @@ async function versions(client: Client, version: string): Promise<Check> {
   return warning('version', `client ${version}, server ${theirs}`, 'use the same version of both');
 }
 
+const limit = () => ({ signal: AbortSignal.timeout(ANSWER_MS) });
+
 /** What a key may do tells its role. */
-async function key(client: Client): Promise<Check> {
+async function key(client: Client): Promise<{ role?: 'admin' | 'worker' | 'client'; check: Check }> {
   const may = async (call: Promise<unknown>): Promise<boolean> => {
     try {
       await call;
@@ -70,12 +108,18 @@ async function key(client: Client): Promise<Check> {
       throw error;
     }
   };
+  const untried = ': a task and the lanes are looked at with a key of an admin';
   try {
-    if (await may(client.keys.list())) return ok('key', 'of role admin');
-    if (await may(client.workers.list())) return ok('key', 'of role worker');
-    return ok('key', 'of role client');
+    if (await may(client.keys.list(limit()))) return { role: 'admin', check: ok('key', 'of role admin') };
+    if (await may(client.workers.list(limit())))
+      return { role: 'worker', check: ok('key', `of role worker${untried}`) };
+    return { role: 'client', check: ok('key', `of role client${untried}`) };
   } catch (error) {
+    const { message } = error as Error;
+    // Only the server can say that a key is wrong.
+    if (!(error instanceof ApiError && error.status === 401))
+      return { check: warning('key', `not looked at: ${message}`, LATER) };
     const advice = 'set TASKLANE_API_KEY, or api_key in tasklane.yaml, to a key of this server';
-    return problem('key', (error as Error).message, advice);
+    return { check: problem('key', message, advice) };
   }
 }

@@ -6,6 +6,7 @@ import { itemsOf } from '../../../client/cli/items.ts';
 import { messagesOf } from '../../../client/cli/messages.ts';
 import { renderTable } from '../../../client/cli/output.ts';
 import { ago, span } from '../../../client/cli/times.ts';
+import { fitted } from '../../../client/cli/top-frame.ts';
 
 describe('messages on the command line', () => {
   it('are parted at a comma only where another begins', async () => {
@@ -97,5 +98,15 @@ describe('what people read', () => {
     assert.match(lines[1] ?? '', /green.* +模型(模型)+模?… +7$/);
     assert.equal(lines[2], 'b      -                            1234');
     assert.match((await renderTable(columns, rows)).split('\n')[1] ?? '', /(模型){20} {5}7$/);
+  });
+
+  it('has as many lines of top as a terminal has room for, from where it was scrolled to', () => {
+    const body = Array.from({ length: 50 }, (_, n) => `line ${n + 1}`);
+    const shown = (from: number, lines = body) => fitted(['head'], lines, from, 10);
+    assert.deepEqual([shown(0).lines.length, shown(0).lines[2], shown(-5).at], [10, 'line 1', 0]);
+    assert.match(shown(3).lines[9] ?? '', /^lines 4 to 10 of 50 .* q leaves$/);
+    assert.deepEqual([shown(999).at, shown(999).lines[8]], [43, 'line 50']);
+    assert.deepEqual(shown(7, ['all']).lines, ['head', '', 'all', 'q leaves']);
+    assert.equal(fitted(['head', 'more'], body, 0, 2).lines.length, 2, 'a terminal of two lines');
   });
 });

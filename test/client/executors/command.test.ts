@@ -93,9 +93,11 @@ describe('a command', { concurrency: true }, () => {
   });
 
   test('that prints without end is ended, and the answer says so', async () => {
-    const { status, body } = answered(await work(shell('exec yes')));
-    assert.equal(status, 500);
-    assert.equal((body as { error: { message: string } }).error.message, 'the command printed more than 10 MB');
+    const { status, body } = answered(await work(shell('exec yes'), recorded({}, { maxAnswerBytes: 1_000_000 })));
+    assert.equal(status, 502);
+    const { message, code } = (body as { error: Record<string, string> }).error;
+    assert.equal(message, 'what the command printed is larger than 1000000 bytes');
+    assert.equal(code, 'answer_too_large');
   });
 
   test('that does not read its input does no harm', async () => {

@@ -135,11 +135,13 @@ describe('a stream', () => {
     const task = streaming('/v1/chat/completions', asking('hello', { stream_options: { include_usage: true } }));
     const { body } = answered(await work(executor(), task));
     assert.ok(task.events.length > 4);
-    for (const [name, data] of task.events) {
+    const [[headers], ...events] = task.events as [[string, string], ...[string, string][]];
+    assert.equal(headers, 'response-headers', 'the mock has a request id');
+    for (const [name, data] of events) {
       assert.equal(name, 'chunk');
       assert.equal(JSON.parse(data).object, 'chat.completion.chunk');
     }
-    const first = JSON.parse(task.events[0]?.[1] as string);
+    const first = JSON.parse(events[0]?.[1] as string);
     const { id, object, created, model, choices, usage } = body as Record<string, unknown>;
     assert.deepEqual([id, object, created, model], [first.id, 'chat.completion', first.created, 'llama3']);
     const message = { role: 'assistant', content: 'Hi there, friend' };
@@ -161,7 +163,10 @@ describe('a stream', () => {
   test('of the Responses API names its events, and completes with the whole response', async () => {
     const task = streaming('/v1/responses', { model: 'm', input: 'hello' });
     const { body } = answered(await work(executor(), task));
-    assert.equal(task.events[0]?.[0], 'response.created');
+    assert.deepEqual(
+      task.events.slice(0, 2).map(([name]) => name),
+      ['response-headers', 'response.created'],
+    );
     assert.equal(task.events.at(-1)?.[0], 'response.completed');
     const { object, status } = body as Record<string, unknown>;
     assert.deepEqual([object, status], ['response', 'completed']);
@@ -208,8 +213,16 @@ describe('a stream', () => {
     const early = await from(chunks([error]));
     assert.equal(early.outcome.later?.reason, 'the model server answered in the stream: CUDA out of memory');
     const late = answered((await from(chunks([choice({ content: 'Hi' }), error]))).outcome);
-    assert.equal(late.status, 502);
-    assert.match(JSON.stringify(late.body), /CUDA out of memory/);
+    assert.deepEqual(late, { status: 500, body: error });
+    assert.deepEqual(early.outcome.later?.answer, { status_code: 500, body: error });
+    const flat = { type: 'error', code: 'oom', message: 'no memory', param: null, sequence_number: 3 };
+    const created = { type: 'response.created', response: {} };
+    assert.deepEqual(answered((await from(chunks([created, flat]), '/v1/responses')).outcome), {
+      status: 502,
+      body: { error: { message: 'no memory', type: 'upstream_error', param: null, code: 'oom' } },
+    });
+    const wordless = answered((await from(chunks([created, { type: 'error' }]), '/v1/responses')).outcome);
+    assert.equal((wordless.body as { error: { code: string } }).error.code, 'upstream_broken');
     const garbled = await from('data: {"choices":\n\n');
     assert.match(garbled.outcome.later?.reason as string, /not JSON/);
   });

@@ -23,8 +23,11 @@ export type Recorded = TaskWrapper & {
 
 let tasks = 0;
 
-/** A task in the hands of nobody, which records what is done with it. */
-export function recorded(fields: Partial<Task> = {}): Recorded {
+/** A task in the hands of nobody, which records what is done with it; `dataText`: its data as it was put. */
+export function recorded(
+  fields: Partial<Task> = {},
+  { dataText, maxAnswerBytes = 1 << 26 }: { dataText?: string; maxAnswerBytes?: number } = {},
+): Recorded {
   const controller = new AbortController();
   const events: [string, string][] = [];
   const outcome: Outcome = {};
@@ -39,6 +42,8 @@ export function recorded(fields: Partial<Task> = {}): Recorded {
     nextEvent: () => heard.promise,
     cancel: () => controller.abort(new TaskAborted('cancelled')),
     getPayload: () => task.data,
+    getPayloadText: () => dataText ?? JSON.stringify(task.data),
+    maxAnswerBytes,
     emitProgress(name, data) {
       events.push([name, data instanceof JsonText ? data.text : JSON.stringify(data)]);
       heard.resolve();

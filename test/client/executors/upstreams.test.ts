@@ -23,7 +23,12 @@ describe('what a reply means', { concurrency: true }, () => {
   test('a 2xx with JSON is the answer, to the letter, with the status and the request id', async () => {
     await using one = await answering(201, '{"n": 1.0}', { 'x-request-id': 'r'.repeat(300) });
     const { answer } = await work(one.executor);
-    assert.deepEqual(answer, { status_code: 201, body: new JsonText('{"n": 1.0}'), request_id: 'r'.repeat(256) });
+    assert.deepEqual(answer, {
+      status_code: 201,
+      body: new JsonText('{"n": 1.0}'),
+      request_id: 'r'.repeat(256),
+      headers: { 'x-request-id': 'r'.repeat(300) },
+    });
   });
 
   test('a 4xx is the answer, and one without JSON gets an error around its text', async () => {
