@@ -51,7 +51,7 @@ begin
   from judged j;
   perform announce_gone(array_agg(g.id), array_agg(g.attempt), array_agg(g.worker)) from unnest(p_gone) g;
   if recording() and v_waiting is not null then
-    perform record_events('retried', 'waiting', array_agg(w.id), array_agg(w.attempt), array_agg(json_build_object('reason', p_reason)::text))
+    perform record_events('retried', 'waiting', array_agg(w.id), array_agg(w.attempt), array_agg(format('{"reason":%s}', to_json(p_reason))))
     from unnest(v_waiting) w;
   end if;
 
