@@ -27,6 +27,19 @@ const TYPE_PARSERS = [
   { name: 'timestamptz', parse: toMilliseconds },
 ];
 
+const pgDriver = createPgDriverFactory();
+/** A connection that takes too long to end is forgotten by its pool. What it says later must not end the process: an event `error` without a listener does. */
+const driverFactory: typeof pgDriver = async (options) => {
+  const { createClient } = await pgDriver(options);
+  return {
+    async createClient() {
+      const client = await createClient();
+      client.on('error', () => undefined);
+      return client;
+    },
+  };
+};
+
 /**
  * `limitMs`: how long a call may take that has little to do. `prepare: false` where a pooler may give each call another session, which would not know what was
  * prepared in the one before.
@@ -36,7 +49,7 @@ export async function openDatabase(
   { maxConnections, limitMs = 10_000, prepare = true }: { maxConnections: number; limitMs?: number; prepare?: boolean },
 ): Promise<Database> {
   const creating: Promise<DatabasePool> = createPool(url, {
-    driverFactory: createPgDriverFactory(),
+    driverFactory,
     connectionTimeout: CONNECT_MS,
     gracefulTerminationTimeout: 1, // a connection that is given up waits for something that does not come
     maximumPoolSize: maxConnections,

@@ -4,6 +4,7 @@ import pg from 'pg';
 import { sql } from 'slonik';
 import { openDatabase } from '../../server/db/open.ts';
 import { createDatabase } from '../support/database.ts';
+import { until } from '../support/server.ts';
 
 let database: Awaited<ReturnType<typeof createDatabase>>;
 let db: Awaited<ReturnType<typeof openDatabase>>;
@@ -82,4 +83,24 @@ test('what is under way when all is closed comes to its end, and so does what wa
   const closed = closing.close();
   await client.query('select pg_advisory_unlock(2)');
   await Promise.all([...calls, closed]);
+});
+
+test('a connection that was given up may say what it likes later', async (t) => {
+  const { url, drop } = await createDatabase();
+  const db = await openDatabase(url, { maxConnections: 2, limitMs: 300 });
+  const psql = new pg.Client({ connectionString: url });
+  await psql.connect();
+  t.after(async () => {
+    await psql.end();
+    await db.close();
+    await drop();
+  });
+  await assert.rejects(db.query(sql.unsafe`select pg_sleep(60)`), { status: 503 });
+  const ended = () =>
+    psql.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(60)' and pid <> pg_backend_pid()`,
+    );
+  assert.equal((await ended()).rowCount, 1);
+  await until(async () => (await ended()).rowCount === 0);
+  assert.equal((await db.query(sql.unsafe`select 1 as n`)).length, 1);
 });

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { access, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { dataDir, environment, isLocal } from '../config.ts';
@@ -38,10 +38,11 @@ async function examine(context: Context, options: { databaseUrl?: string }, comm
     );
 }
 
-/** The URL that a server with an embedded Postgres leaves in its data directory. */
+/** The URL that a server with an embedded Postgres keeps in its data directory, where one runs. */
 async function embedded({ config }: Context): Promise<string | undefined> {
   if (!isLocal(config.url)) return undefined;
   try {
+    await access(join(dataDir(config), 'server.json'));
     return (await readFile(join(dataDir(config), 'database.url'), 'utf8')).trim();
   } catch {
     return undefined;
