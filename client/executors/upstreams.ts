@@ -62,7 +62,8 @@ export function upstreamsExecutor(options: UpstreamsOptions, dialect: Dialect): 
   const refused = (task: TaskWrapper, error: NotAnswered | undefined, upstream: Upstream | undefined) =>
     task.markRetryLater({
       begun: false,
-      delay_seconds: error?.retryAfter ?? upstream?.comeBackSeconds ?? NOWHERE_SECONDS,
+      // A server that asks for no pause is given one: asked at once again, it would refuse at once again.
+      delay_seconds: error?.retryAfter || (upstream?.comeBackSeconds ?? NOWHERE_SECONDS),
       reason: error?.message ?? `no model server is there for ${task.task.queue}`,
       answer: error?.answer,
     });

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { shortText } from './names.ts';
+import { attemptNumber, shortText } from './names.ts';
 import { resultBody } from './tasks.ts';
 
 /** Where the event bus's WebSocket is. */
@@ -7,7 +7,7 @@ export const EVENT_BUS_PATH = '/v1/queue/eventbus';
 
 /** Written into a line of an event stream. */
 const oneLine = (max: number) => shortText(max).refine((text) => !/[\r\n]/.test(text), 'must be one line');
-const attempt = z.int().min(1).nullish();
+const attempt = attemptNumber.nullish();
 
 export const busEvent = z.discriminatedUnion('name', [
   z.object({
@@ -36,6 +36,6 @@ export type BusEvent = z.infer<typeof busEvent>;
  * has begun.
  */
 export const holdEvent = z.discriminatedUnion('name', [
-  z.object({ name: z.literal('task-hold-event'), payload: z.object({ taskId: z.string(), attempt: z.int().min(1) }) }),
+  z.object({ name: z.literal('task-hold-event'), payload: z.object({ taskId: z.string(), attempt: attemptNumber }) }),
   z.object({ name: z.literal('task-begin-event'), payload: z.object({ taskId: z.string() }) }),
 ]);

@@ -35,3 +35,5 @@ export const saidText = (max: number) =>
   mapped(z.string(), (text) => text.slice(0, max).replaceAll('\0', '\ufffd').toWellFormed());
 export const endpointName = shortText(256).min(1);
 export const modelName = shortText(256).min(1);
+/** The number of a task's attempt, as large as Postgres keeps it. */
+export const attemptNumber = z.int().min(1).max(2_147_483_647);

@@ -1,5 +1,15 @@
 import { z } from 'zod';
-import { endpointName, laneName, level, mapped, optional, queueName, saidText, shortText } from './names.ts';
+import {
+  attemptNumber,
+  endpointName,
+  laneName,
+  level,
+  mapped,
+  optional,
+  queueName,
+  saidText,
+  shortText,
+} from './names.ts';
 import { maxAttempts, retry } from './queues.ts';
 import { workerSays } from './workers.ts';
 
@@ -101,7 +111,7 @@ export const takeBody = z.object({
 
 export const priorityBody = z.object({ priority });
 
-const attempt = z.int().min(1).nullish();
+const attempt = attemptNumber.nullish();
 
 export const heartbeatBody = z
   .object({

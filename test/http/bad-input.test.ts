@@ -270,3 +270,18 @@ test('a path or method that is no route is a 404 in the envelope', async () => {
   ] as const)
     assertRefused(await f.client(method, path), 404, /no route/);
 });
+
+test('an attempt larger than any can be is a 400 that names it, wherever a worker says one', async () => {
+  const task = NO_SUCH_TASK;
+  const attempt = 2 ** 31;
+  const event = { name: 'task-progress-event', payload: { taskId: task, attempt, eventName: 'x', eventData: 1 } };
+  for (const [path, body] of [
+    [`/v1/queue/${task}/release`, { attempt }],
+    [`/v1/queue/${task}/complete`, { attempt, status_code: 200, body: 1 }],
+    ['/v1/queue/complete', { results: [{ task_id: task, attempt, status_code: 200, body: 1 }] }],
+    ['/v1/queue/heartbeat', { tasks: [{ task_id: task, attempt }] }],
+    ['/v1/queue/events', event],
+  ] as const) {
+    assertRefused(await f.worker('POST', path, body), 400, /attempt/);
+  }
+});

@@ -49,6 +49,7 @@ describe('what a reply means', { concurrency: true }, () => {
       [503, inAMinute, 58, 60],
       [429, '86400', 3600, 3600],
       [425, undefined, 0.5, 1],
+      [503, '0', 0.5, 1],
     ] as const) {
       await using one = await answering(status, { error: { message: 'busy' } }, asked ? { 'retry-after': asked } : {});
       const { later } = await work(one.executor);
