@@ -163,7 +163,7 @@ async function run(): Promise<boolean> {
     peaks: await peaks(),
   };
   const { problems, figures } = account(evidence);
-  if (!settled) problems.unshift(`nothing more ended in ${SETTLE_MS / 1000} s after the load`);
+  if (!settled) problems.unshift(`nothing more ended in ${SETTLE_MS / 1000} s after the load: ${await whatIsLeft()}`);
   if (proxy && longestMs > HANGS_MS) problems.unshift(`a request took ${Math.round(longestMs)} ms`);
   print({ ...done, 'longest request, ms': Math.round(longestMs), ...figures });
   for (const problem of problems.slice(0, 50)) console.log(`WRONG: ${problem}`);
@@ -356,6 +356,17 @@ async function settle(): Promise<boolean> {
     await query(`select graphile_worker.add_job('expire', job_key := 'chaos')`);
   }
   return false;
+}
+
+/** Where the tasks are that have not ended, and whether there is somebody to end them. */
+async function whatIsLeft(): Promise<string> {
+  const rows = await query<{ what: string }>(
+    `select format('%s in %s, expires %s', count(*), a.place, min(a.expires_at)) as what
+     from (select 'ready' as place, expires_at from tasklane.ready union all select 'running', expires_at from tasklane.running
+           union all select 'deferred', expires_at from tasklane.deferred) a group by a.place
+     union all select format('job %s, %s attempts, run at %s, locked %s, %s', task_identifier, attempts, run_at, locked_at, last_error) from graphile_worker.jobs`,
+  );
+  return (rows ?? []).map(({ what }) => what).join('; ');
 }
 
 async function readTasks(): Promise<Found[]> {
